@@ -38,7 +38,8 @@ class Normalisation:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) < MIN_STD:
-            raise UsageError(f"invalid normalisation: mean {self.mean}, std {self.std}; std must be above 0.000001")
+            numbers = f"mean {self.mean}, std {self.std}"
+            raise UsageError(f"invalid normalisation: {numbers}; all must be finite, std must be above 0.000001")
 
 
 def list_pixel_scales(mean: Iterable[float], std: Iterable[float]) -> set[float]:
@@ -294,34 +295,3 @@ def normalise_image(pixels: RGBImage, normalisation: Normalisation = IMAGENET) -
     image -= mean
     image /= std
     return image
-
-
-def list_images(path: Path) -> Iterator[Path]:
-    """Yield `path` if it is a file; else the visible images in that folder and its subfolders, sorted by path.
-
-    Raises:
-        DataError: `path` does not exist, or the folder contains no images.
-    """
-    yield from [path] if path.is_file() else list_folder(path)[0]
-
-
-def list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the images and the other files in a folder and its subfolders by extension, each sorted by path.
-
-    Hidden files and `SYSTEM_NAMES` are in neither list.
-
-    Raises:
-        DataError: The folder does not exist, or contains no images.
-    """
-    if not folder.is_dir():
-        raise DataError(f"no such file or folder: {folder}")
-    images: list[Path] = []
-    others: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        is_visible = not any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in parts)
-        if is_visible and (path.is_file() or not path.exists()):  # a broken link is reported where it is read
-            (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
-    if not images:
-        raise DataError(f"no images in folder {folder} ({', '.join(IMAGE_SUFFIXES)})")
-    return images, others

@@ -26,6 +26,7 @@ from ..models.onnx.reading.pixel_maps import find_channel_axis
 from ..precisions import INT8
 from .backends import Workload, get_backend, require_backend
 from .backends.ort.float_convolutions import count_float_convolutions
+from .output_differences import OutputDifferences
 from .timing.measure import Assignment, measure_seconds
 from .timing.observer import OnProgress, quiet
 
@@ -345,10 +346,17 @@ def _check_outputs(candidate: Candidate, assignment: Assignment) -> _OutputCheck
             f"{candidate.name}: backend {target.backend} returned shapes {shapes}, not {expected_shapes}"
         )
     image = candidate.model.find_image()
-    axes = [find_channel_axis(output, image) for output in candidate.model.outputs]
-    pairs = [_compare_arrays(*each) for each in zip(outputs, expected, axes, strict=True)]
-    diffs, agreements = ([value for value in values if value is not None] for values in zip(*pairs, strict=True))
-    return _OutputCheck(max(diffs, default=None), min(agreements, default=None), remarks)
+    diffs, agreements = [], []
+    for spec, output, reference in zip(candidate.model.outputs, outputs, expected, strict=True):
+        differences = OutputDifferences(find_channel_axis(spec, image))
+        differences.add(output, reference)
+        diffs.append(differences.max_abs_diff)
+        agreements.append(differences.agreement_pct)
+    return _OutputCheck(
+        max((diff for diff in diffs if diff is not None), default=None),
+        min((share for share in agreements if share is not None), default=None),
+        remarks,
+    )
 
 
 def _describe_model(candidate: Candidate, target: Target) -> list[str]:
@@ -365,15 +373,3 @@ def _describe_model(candidate: Candidate, target: Target) -> list[str]:
                 "predict that of an int8 engine"
             )
     return remarks
-
-
-def _compare_arrays(
-    output: NDArray[Any], expected: NDArray[Any], axis: int | None
-) -> tuple[float | None, float | None]:
-    """Return the largest absolute difference, and the share of pixels whose argmax over `axis` matches, in percent."""
-    if not np.issubdtype(output.dtype, np.floating):
-        return None, float((output == expected).mean() * 100)
-    agreement = None
-    if axis is not None:
-        agreement = float((output.argmax(axis) == expected.argmax(axis)).mean() * 100)
-    return float(np.abs(output.astype(np.float64) - expected).max()), agreement

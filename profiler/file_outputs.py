@@ -30,7 +30,7 @@ def name_scope(model: OnnxModel) -> str:
     if image is not None and len(outputs) == 1 and not outputs[0].dtype.startswith("float"):
         maps = list_pixel_maps(outputs[0], image)
         is_whole = bool(maps) and (maps[0].channels, maps[0].size) == (1, image.size)
-        if is_whole and infer_values(model.data, outputs[0].name) in PLAIN_LABELS:
+        if is_whole and infer_values(model.skeleton, outputs[0].name) in PLAIN_LABELS:
             return END_TO_END if image.dtype == IMAGE_DTYPE else DENSE
     kinds = ["" if output.dtype.startswith("float") else f"{output.dtype} " for output in outputs]
     shapes = ["x".join(map(str, output.shape)) or "scalar" for output in outputs]

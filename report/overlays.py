@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -32,8 +34,10 @@ ALPHA = 0.6
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 HATCH = 8
 """Distance of the lines over ignored pixels, along a row."""
-MAX_NAME = 44
-"""Characters of a name; longer ones keep their end."""
+MAX_NAME, MAX_LEGEND_NAME = 44, 20
+"""Characters of an image's and of a class's name; longer ones keep their end."""
+MISSING = "\U0010ffff"
+"""Character that no font has."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,21 @@ def _find_borders(classes: Labels) -> npt.NDArray[np.bool_]:
     return borders
 
 
-def draw_overlays(overlays: Sequence[Overlay], legend: Legend, notes: Sequence[str]) -> RGBImage:
+def draw_overlays(
+    overlays: Sequence[Overlay], legend: Legend, notes: Sequence[str], ids: Sequence[int] | None = None
+) -> RGBImage:
     """Return the grid of overlays above the legend, [h, w, 3].
+
+    A name with characters that the font lacks follows its class's id.
 
     Args:
         overlays: pictures, row by row.
         legend: names and colours of the classes.
         notes: text behind the name of each class, and behind that of the ignored pixels, to list them.
+        ids: class id of each name; None for 0, 1, ...
     """
-    names = [name if _is_drawable(name) else f"class {index}" for index, name in enumerate(legend.names)]
+    numbers = range(len(legend.names)) if ids is None else ids
+    names = [_format_name(number, name) for number, name in zip(numbers, legend.names, strict=True)]
     items = [*zip(names, legend.palette, strict=False), ("ignored", None)][: len(notes)]
     columns = max(min(COLUMNS, len(overlays)), 2)
     width = columns * (CELL[0] + MARGIN) + MARGIN
@@ -97,14 +107,14 @@ def draw_overlays(overlays: Sequence[Overlay], legend: Legend, notes: Sequence[s
     across = max((width - MARGIN) // LEGEND_WIDTH, 1)
     lines = -(-len(items) // across)
     page = Image.new("RGB", (width, top + lines * LINE + MARGIN), PAPER)
-    font = ImageFont.load_default(FONT_SIZE)
+    font = _load_font()
     for index, row in enumerate(rows):
         for column, overlay in enumerate(row):
             corner = (MARGIN + column * (CELL[0] + MARGIN), MARGIN + sum(heights[:index]))
             _draw_overlay(page, corner, overlay, font)
     for index, ((name, colour), note) in enumerate(zip(items, notes, strict=True)):
         corner = (MARGIN + index // lines * LEGEND_WIDTH, top + index % lines * LINE)
-        _draw_item(page, corner, colour, f"{_shorten(name, 20)} {note}", font)
+        _draw_item(page, corner, colour, f"{name} {note}", font)
     return np.asarray(page)
 
 
@@ -130,12 +140,38 @@ def _draw_item(
     draw.text((left + LINE, top + 2), text, INK, font)
 
 
-def _is_drawable(text: str) -> bool:
-    """Return True if Pillow's own font has all characters."""
-    return all(ord(character) < 256 for character in text)
+def _format_name(number: int, name: str) -> str:
+    """Return the name of a class, shortened; its id, and what can be drawn of the name, if that is not all of it."""
+    plain = _replace_missing(name)
+    if plain == name:
+        return _shorten(name, MAX_LEGEND_NAME)
+    prefix = f"class {number}"
+    rest = _shorten(plain, MAX_LEGEND_NAME - len(prefix) - 2)
+    return f"{prefix}: {rest}" if any(map(str.isalnum, plain)) else prefix
 
 
 def _shorten(text: str, length: int = MAX_NAME) -> str:
-    """Return the end of a long text, with `?` for characters that Pillow's own font lacks."""
-    plain = text.encode("latin-1", "replace").decode("latin-1")
+    """Return the end of a long text, without characters that the font lacks."""
+    plain = _replace_missing(text)
     return plain if len(plain) <= length else f"...{plain[3 - length :]}"
+
+
+def _replace_missing(text: str) -> str:
+    """Return a text with characters that the font lacks as their base letters, e.g. e for é, else as `?`."""
+    return "".join(
+        next(filter(_is_drawable, (character, unicodedata.normalize("NFD", character)[0])), "?")
+        for character in unicodedata.normalize("NFC", text)
+    )
+
+
+@cache
+def _is_drawable(character: str) -> bool:
+    """Return True if the font has a character, by comparison with the box that it draws for missing ones."""
+    masks = (_load_font().getmask(text) for text in (character, MISSING))
+    return character.isprintable() and len({(mask.size, bytes(mask)) for mask in masks}) == 2
+
+
+@cache
+def _load_font() -> Font:
+    """Return Pillow's own font, which has ASCII and some punctuation; no dependency brings a larger one."""
+    return ImageFont.load_default(FONT_SIZE)

@@ -17,6 +17,7 @@ from .constraint.feasibility import name_point_folder, require_common_space, req
 from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
 from .data.datasets import load_dataset, require_classes, split_halves
+from .data.description import read_dataset
 from .results import FrontResult, SearchResult
 from .runtime.fabric import explain_out_of_memory, open_fabric
 from .runtime.provenance import hash_images, write_provenance
@@ -103,8 +104,9 @@ def _open_context(
     decisions = BlockDecisions(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
     require_feasible(decisions, tables, config)
     require_crop(config.crop, space)
-    augmented = load_dataset(data, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
-    plain = load_dataset(data, "train", space.input, seed=config.seed)
+    spec = read_dataset(data)
+    augmented = load_dataset(spec, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
+    plain = load_dataset(spec, "train", space.input, seed=config.seed)
     require_classes(plain, space.classes, space.name)
     halves = split_halves(augmented, config.seed)
     fabric = open_fabric(*device_and_precision)

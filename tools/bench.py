@@ -266,9 +266,7 @@ def _measure_layers(
     for candidate, target in pairs:
         key = (candidate.name, "x".join(map(str, candidate.size)), candidate.scope, target.backend, target.precision)
         breakdowns[key] = measure_breakdown(
-            candidate.name,
-            candidate.size,
-            candidate.workload,
+            candidate,
             target,
             seconds,
             refresh_peak=refresh_peak and target not in refreshed,

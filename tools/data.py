@@ -59,30 +59,36 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
     Example: lgc-data show scenes
     """
     from ..search.data.description import read_dataset
-    from ..search.data.schema import format_values
 
     spec = read_dataset(dataset)
-    splits = {name: len(split.list_images()) for name, split in spec.splits.items()}
+    splits = {name: len(split.entries) for name, split in spec.splits.items()}
     mean, std = spec.normalisation.mean, spec.normalisation.std
-    values = _list_values(spec)
+    values, colours = _list_values(spec)
     content = {
         "name": spec.name,
         "root": str(spec.root),
         "classes": [
-            {"name": name, "colour": list(spec.palette[index]), "label_values": values[index]}
+            {
+                "name": name,
+                "colour": list(spec.palette[index]),
+                "label_values": values[index],
+                "label_colours": colours[index],
+            }
             for index, name in enumerate(spec.classes)
         ],
         "ignored_label_values": values[-1],
+        "ignored_label_colours": colours[-1],
         "splits": splits,
         "normalisation": {"mean": list(mean), "std": list(std)},
         "remarks": list(spec.remarks),
     }
+    shown = [_format_codes(*codes) for codes in zip(values, colours, strict=True)]
     table = grid(
         f"{spec.name}: {spec.num_classes} classes, files in {spec.root}", *CLASS_COLUMNS, wrap=CLASS_COLUMNS[-1:]
     )
     for index, name in enumerate(spec.classes):
-        table.add_row(str(index), name, _format_colour(spec.palette[index]), format_values(values[index]))
-    table.add_row("", "ignored", "", format_values(values[-1]))
+        table.add_row(str(index), name, _format_colour(spec.palette[index]), shown[index])
+    table.add_row("", "ignored", "", shown[-1])
     lines = [
         f"splits         {', '.join(f'{name} {count}' for name, count in splits.items())}",
         f"normalisation  mean {_format_numbers(mean)}, standard deviation {_format_numbers(std)}",
@@ -160,13 +166,13 @@ def _write_picture(path: Path, spec: DatasetSpec, result: DatasetCheck) -> None:
     from ..profiler.inference.painting import Legend, write_png
     from ..report.overlays import Overlay, draw_overlays
     from ..search.data.labels import IGNORE
-    from ..search.data.reading import decode_values, read_raw_label, resolve_palette
+    from ..search.data.reading import read_classes
 
     legend = Legend(spec.classes, spec.palette)
     pictures = []
     for split, pair in result.examples:
         assert pair.label is not None
-        classes = decode_values(resolve_palette(read_raw_label(pair.label), pair.coding), pair.coding)
+        _, classes = read_classes(pair.label, pair.coding, pair.image)
         labels = np.where(classes < 0, IGNORE, classes).astype(np.uint8)
         with suppress(DataError):  # a damaged image, which --quick does not notice
             pictures.append(Overlay.fit(f"{split}: {pair.image.name}", read_pixels(pair.image), labels, legend))
@@ -262,16 +268,26 @@ def _format_sizes(split: SplitCheck) -> str:
     return ", ".join([*shown[:MAX_SIZES], *more]) or "-"
 
 
-def _list_values(spec: DatasetSpec) -> list[list[int]]:
-    """Return the label values of each class, and those of ignored pixels; empty for labels of colours."""
+def _list_values(spec: DatasetSpec) -> tuple[list[list[int]], list[list[tuple[int, int, int]]]]:
+    """Return the label values of each class, last those of ignored pixels, and their colours; only one of both."""
     from ..search.data.labels import IGNORE
+    from ..search.data.predictions import has_coloured_labels
+    from ..search.data.reading import unpack_colour
 
     coding = next((files.coding for split in spec.splits.values() for files in split.labels), None)
-    classes = {} if coding is None or coding.kind in ("colours", "palette") else coding.values
-    return [
-        sorted(value for value, number in classes.items() if number == index)
-        for index in (*range(spec.num_classes), IGNORE)
-    ]
+    numbers = (*range(spec.num_classes), IGNORE)
+    if coding is not None and has_coloured_labels(spec, coding):
+        codes = coding.colours.items()
+        return [[] for _ in numbers], [[unpack_colour(code) for code, index in codes if index == i] for i in numbers]
+    values = {} if coding is None else coding.values
+    return [sorted(value for value, index in values.items() if index == i) for i in numbers], [[] for _ in numbers]
+
+
+def _format_codes(values: Sequence[int], colours: Sequence[tuple[int, int, int]]) -> str:
+    """Return label values as ranges, or colours as `#rrggbb`."""
+    from ..search.data.schema import format_values
+
+    return ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours) or format_values(values)
 
 
 def _format_colour(colour: tuple[int, int, int]) -> Text:

@@ -320,7 +320,7 @@ def _draw_predictions(state: Demo) -> None:
     with Segmenter.open(Path(state.exported.files[0].onnx)) as segmenter:
         for pair in pairs[:: -(-len(pairs) // PICTURED_IMAGES)]:
             assert pair.label is not None  # it was evaluated
-            pixels, labels = read_pixels(pair.image), read_label(pair.label, pair.coding)
+            pixels, labels = read_pixels(pair.image), read_label(pair.label, pair.coding, pair.image)
             overlays += [
                 Overlay.fit(f"{pair.image.name}: labels", pixels, labels, legend),
                 Overlay.fit(f"{pair.image.name}: prediction", pixels, segmenter.segment(pixels), legend),

@@ -188,18 +188,21 @@ def _check_options(context: typer.Context, is_file: bool) -> None:
 
 
 def _list_images(data: Path) -> tuple[list[Path], list[Path]]:
-    """Return the training and validation images of a dataset; of a plain folder, every other image each.
+    """Return the training and validation images of a dataset; of a plain folder, every other image each, no labels.
 
     Raises:
-        DataError: the folder has no images, or the dataset has an error.
+        DataError: the folder has no images, or cannot be read in full, or the dataset has an error.
     """
-    from ..models.images import list_images
+    from ..models.image_folders import describe_files, find_labels, list_images
     from ..search.data.description import UnknownLayoutError
 
     try:
         spec = announce_dataset(data)
     except UnknownLayoutError:
-        files = list(list_images(data))
+        files = list_images(data)
+        if labels := find_labels(data, files):
+            say(f"skipped in folder {data}, labels: {describe_files(data, labels)}")
+            files = sorted({*files}.difference(labels))
         return files[::2], files[1::2] or files
     train, val = ([pair.image for pair in spec.pairs(split)] for split in ("train", "val"))
     return train, val

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from ..profiler.inference.segmenter import Segmenter
 
 INTERRUPTED = "interrupted: finished files are complete; run the same command again to write all of them again"
-LEGEND_FILE = "legend.png"
-"""Picture of the classes' names and colours, in the output folder."""
 app = new_app()
 
 
@@ -123,7 +122,7 @@ def predict(
     from ..profiler.inference.preprocessing import InputOptions
     from ..profiler.inference.segmenter import Segmenter
 
-    file = find_exported_file(source)
+    file = find_exported_file(source, say)
     layout_name = layout.upper() if layout else None
     options = PipelineOptions(
         parse_size(input_size) if input_size else None,
@@ -156,27 +155,40 @@ def list_datasets(inputs: Sequence[Path]) -> dict[Path, set[Path]]:
         FileFormatError: a `dataset.yaml` is invalid.
         DataError: a list of images has an error.
     """
-    from ..search.data.description import read_dataset
+    from ..search.data.description import DATASET_FILES, read_dataset
     from ..search.data.layouts import detect_layout
 
     datasets = {}
     for folder in filter(Path.is_dir, inputs):
-        if not any(folder.glob("dataset.y*ml")) and detect_layout(folder) is None:
+        if not any((folder / name).is_file() for name in DATASET_FILES) and detect_layout(folder) is None:
             continue  # read_dataset would read all labels of a folder of images and labels
         spec = read_dataset(folder)
-        images = {name: [path for path, _ in split.list_images()] for name, split in spec.splits.items()}
-        inside = {path for paths in images.values() for path in paths if path.is_relative_to(folder)}
-        if inside:
-            counts = ", ".join(f"{name} {len(paths)}" for name, paths in images.items() if paths)
+        images = {
+            name: {_shorten_path(path, folder) for path, _ in split.entries} for name, split in spec.splits.items()
+        }
+        inside = {name: {path for path in paths if path.is_relative_to(folder)} for name, paths in images.items()}
+        if chosen := set[Path]().union(*inside.values()):
+            counts = ", ".join(f"{name} {len(paths)}" for name, paths in inside.items() if paths)
             say(f"{folder} is a dataset ({spec.name}): its images are segmented, not its labels: {counts}")
-            datasets[folder] = inside
+            datasets[folder] = chosen
+            if outside := set[Path]().union(*images.values()) - chosen:
+                count = format_count(len(outside), "image")
+                say(f"{folder}: {count} of the dataset outside the folder not segmented, e.g. {min(outside)}")
     return datasets
 
 
+def _shorten_path(path: Path, folder: Path) -> Path:
+    """Return a path without `..`: below `folder` if it is inside, else absolute; others are kept, with their links."""
+    if not path.is_relative_to(folder) or ".." not in path.relative_to(folder).parts:
+        return path
+    resolved, root = path.resolve(), folder.resolve()
+    return folder / resolved.relative_to(root) if resolved.is_relative_to(root) else resolved
+
+
 def report_errors(errors: Mapping[Path, str]) -> int:
-    """Print the messages of unreadable files on stderr, and return the exit code."""
+    """Print the messages of unreadable files and folders on stderr, and return the exit code."""
     if errors:
-        say(f"not segmented: {format_count(len(errors), 'file')}")
+        say(f"not segmented: {format_count(len(errors), 'input')}")
     for message in errors.values():
         say(message)
     return 1 if errors else 0
@@ -190,7 +202,7 @@ def make_legend(segmenter: Segmenter, palette: Path | None) -> Legend:
     if palette is not None:
         legend = Legend.read(palette)
         legend.check_network(network, num_classes)
-        return legend
+        return replace(legend, background=0 if segmenter.is_mask else None)
     legend = Legend.for_network(network, num_classes, list_legends(), is_mask=segmenter.is_mask, log=say)
     if legend.dataset and network.class_names != legend.names:
         say(f"{network.where} does not name its {num_classes} classes: those of {legend.dataset} are assumed")
@@ -199,6 +211,7 @@ def make_legend(segmenter: Segmenter, palette: Path | None) -> Legend:
 
 def write_legend(prediction: Prediction, legend: Legend, out: Path) -> Path:
     """Write the names and colours of the predicted classes, the largest first, as a picture; return its path."""
+    from ..profiler.inference.media import LEGEND_FILE
     from ..profiler.inference.painting import Legend, write_png
     from ..report.overlays import draw_overlays
 
@@ -207,19 +220,18 @@ def write_legend(prediction: Prediction, legend: Legend, out: Path) -> Path:
     colours = [legend.palette[index] if index < len(legend.palette) else (0, 0, 0) for index, _ in ranking]
     shown = Legend(tuple(legend.name(index) for index, _ in ranking), tuple(colours))
     path = out / LEGEND_FILE
-    write_png(draw_overlays([], shown, [f"{100 * count / total:.1f} %" for _, count in ranking]), path)
+    shares = [f"{100 * count / total:.1f} %" for _, count in ranking]
+    write_png(draw_overlays([], shown, shares, [index for index, _ in ranking]), path)
     return path
 
 
 def list_legends() -> list[Legend]:
     """Return names and colours of the known datasets."""
     from ..profiler.inference.painting import Legend
-    from ..search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+    from ..search.data.layouts import load_layout
 
-    return [
-        Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE, "Cityscapes"),
-        Legend(CAMVID_CLASSES, CAMVID_PALETTE, "CamVid"),
-    ]
+    classes = {name: load_layout(name.lower()).classes for name in ("Cityscapes", "CamVid")}
+    return [Legend(tuple(colours), tuple(colours.values()), name) for name, colours in classes.items()]
 
 
 def _make_tables(
@@ -231,11 +243,13 @@ def _make_tables(
     only_images = all(file.clip is None for file in media)
     images = format_count(prediction.images, "image") if only_images else f"{prediction.images} images and frames"
     title = f"{images}; {format_count(len(prediction.files), 'file')} written to {out}"
-    table = grid(title, "class", "colour", "share", numbers=1)
+    table = grid(title, "id", "class", "colour", "share", numbers=1)
     total = sum(prediction.pixels.values())
     for index, count in prediction.pixels.most_common():
         colour = legend.colour(index)
-        table.add_row(legend.name(index), Text(f"\u2588\u2588 {colour}", colour), f"{100 * count / total:.1f} %")
+        table.add_row(
+            str(index), legend.name(index), Text(f"\u2588\u2588 {colour}", colour), f"{100 * count / total:.1f} %"
+        )
     times = {part: f"{ms:.1f} ms" for part, ms in prediction.median_ms.items()}
     return [
         table,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -76,7 +76,9 @@ DeviceOption = Annotated[
     str | None,
     make_device_option("the GPU of the search's table, else cpu", "to train on"),
 ]
-SplitOption = Annotated[Literal["val", "test", "train"], typer.Option(help="Split to evaluate on, with --evaluate.")]
+SplitOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Split to evaluate on, any of the dataset, with --evaluate.")
+]
 TeacherNetworkOption = Annotated[
     str | None,
     typer.Option(

@@ -415,7 +415,7 @@ def _require_logits(outputs: dict[str, Tensor], main: str, definition: NetworkDe
 
 
 def _explain_channels(shape: list[int], classes: int, main: str, others: list[str]) -> str:
-    """Return how to mend a main output that lacks a channel per class; `others` have one."""
+    """Return how to fix a main output that lacks a channel per class; `others` have one."""
     if others:
         return f"its main output is {main}, but {', '.join(others)} would fit: choose with {OUTPUT_OPTION} {others[0]}"
     if shape[3] == classes:

@@ -15,6 +15,7 @@ from torch.jit._trace import TracerWarning
 
 from ...errors import FileFormatError, LgcError, PluginError
 from ...plugins import describe_error, is_user_file
+from .graphs import name_nodes
 from .tracing import require_traceable
 
 OPSET = 17
@@ -53,7 +54,7 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
                 input_names=[f"input_{index}" for index in range(len(inputs))],
                 output_names=["output_0"],
             )
-        except LgcError:
+        except (LgcError, MemoryError):
             raise
         except Exception as error:
             raise PluginError(f"cannot export to ONNX: {_explain_failure(error, module, inputs)}") from error
@@ -97,11 +98,8 @@ def simplify(model: bytes) -> bytes:
     import onnxslim
 
     loaded = onnx.load_model_from_string(model)
-    positions: dict[str, int] = {}
-    for position, node in enumerate(loaded.graph.node):
-        if not node.name or node.name in positions:
-            node.name = f"{node.name or node.op_type}_{position}"
-        positions[node.name] = position
+    name_nodes(loaded.graph)
+    positions = {node.name: position for position, node in enumerate(loaded.graph.node)}
     slim = onnxslim.slim(loaded, skip_optimizations=_SKIPPED_PASSES)
     nodes = list(slim.graph.node)
     if all(node.name in positions for node in nodes):  # else a branch was inlined
@@ -131,6 +129,8 @@ def upgrade_opset(model: bytes, version: int, where: str) -> bytes:
         return model
     try:
         converted = version_converter.convert_version(loaded, version)
+    except MemoryError:
+        raise
     except Exception as error:  # its errors share no base class
         reason = (str(error).splitlines() or [""])[0]
         raise FileFormatError(

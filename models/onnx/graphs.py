@@ -82,6 +82,21 @@ def list_names(node: Any) -> set[str]:
     return names - {""}
 
 
+def name_nodes(graph: Any) -> bool:
+    """Give the nodes of a graph different names, and return True if some got one; unique names are unchanged."""
+    taken, seen = {node.name for node in graph.node}, {""}
+    is_changed = False
+    for index, node in enumerate(graph.node):
+        if node.name in seen:
+            name = f"{node.name or node.op_type}_{index}"
+            while name in taken:
+                name += "_"
+            node.name, is_changed = name, True
+            taken.add(name)
+        seen.add(node.name)
+    return is_changed
+
+
 def list_custom_operators(model: Any) -> list[str]:
     """Return the operators that neither ONNX nor ONNX Runtime defines, as `domain::name`."""
     own = {(function.domain, function.name) for function in model.functions}

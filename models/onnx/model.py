@@ -38,14 +38,16 @@ class OnnxModel(Signature):
         precision: `int8` if quantised, else `fp32`, `fp16` or `bf16`, in which most multiply-accumulates are computed.
         quantisation: `QDQ`, `QOperator`, `dynamic`, or None if not quantised.
         remarks: What was bound, chosen or assumed, as sentences without a full stop.
+        skeleton: Decoded model with the shapes of all tensors, without the values of large weights; not to be changed.
     """
 
     data: bytes = field(repr=False)
     opset: int
     operators: tuple[str, ...]
     precision: str
-    quantisation: str | None = None
-    remarks: tuple[str, ...] = ()
+    quantisation: str | None
+    remarks: tuple[str, ...]
+    skeleton: Any = field(repr=False, compare=False)
 
     @classmethod
     def load(
@@ -70,16 +72,7 @@ class OnnxModel(Signature):
             UnknownNameError: No tensor has the name `output`.
             UsageError: The layout of the image is unknown, or contradicts its shape.
         """
-        try:
-            if path.stat().st_size > MAX_MODEL_BYTES:
-                raise FileFormatError(
-                    f"{path} exceeds 2 GB, the limit of an ONNX file: save its weights to another file"
-                )
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise FileFormatError(f"no such file: {path}") from error
-        except OSError as error:
-            raise FileFormatError(f"cannot read ONNX model {path}: it is {describe(path)}") from error
+        data = _read_bytes(path)
         raw = RawModel(_decode(data, str(path), describe(path)), str(path))
         embed_external_data(raw, path)
         return cls._finish(raw, data, input_size, output, layout)
@@ -104,7 +97,7 @@ class OnnxModel(Signature):
     def _finish(
         cls, raw: RawModel, data: bytes, input_size: tuple[int, int] | None, output: str | None, layout: str | None
     ) -> OnnxModel:
-        """Return the model of a raw, cut to an output and with its inputs bound; see `load`."""
+        """Return a decoded model, cut to an output and with its inputs bound; see `load`."""
         normalise_graph(raw)
         if output is not None:
             cut_to_output(raw, output)
@@ -124,13 +117,14 @@ class OnnxModel(Signature):
             where,
             inputs,
             outputs,
-            {entry.key: entry.value for entry in raw.model.metadata_props},
+            _list_metadata(raw.model),
             bytes(raw.model.SerializeToString()) if raw.changed else data,
             {entry.domain: entry.version for entry in raw.model.opset_import}.get("", 0),
             tuple(dict.fromkeys(node.op_type for node in graph.node)),
             precision,
             quantisation,
             tuple(raw.remarks),
+            inferred,
         )
 
     @property
@@ -146,7 +140,36 @@ class OnnxModel(Signature):
     @cached_property
     def costs(self) -> OnnxCosts:
         """Parameters and multiply-accumulates of the graph."""
-        return count_costs(self.data)
+        return count_costs(self.data, self.skeleton)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a file without a check of its graph and its weights.
+
+    Raises:
+        FileFormatError: The file is missing, broken or not an ONNX model.
+    """
+    return _list_metadata(_decode(_read_bytes(path), str(path), describe(path)))
+
+
+def _list_metadata(model: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        FileFormatError: The file is missing, unreadable or too large.
+    """
+    try:
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise FileFormatError(f"{path} exceeds 2 GB, the limit of an ONNX file: save its weights to another file")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileFormatError(f"no such file: {path}") from error
+    except OSError as error:
+        raise FileFormatError(f"cannot read ONNX model {path}: it is {describe(path)}") from error
 
 
 def _decode(data: bytes, where: str, kind: str) -> Any:
@@ -164,6 +187,8 @@ def _decode(data: bytes, where: str, kind: str) -> Any:
         )
     try:
         model = onnx.load_model_from_string(data)
+    except MemoryError:
+        raise
     except Exception as error:  # protobuf's DecodeError, which carries no type stubs
         truncated = ", or truncated" if kind in (BINARY, UNKNOWN) else ""
         raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}{truncated}") from error

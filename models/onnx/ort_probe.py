@@ -46,6 +46,8 @@ class OrtProbe:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except MemoryError:
+            raise
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise FileFormatError(f"{where}: ONNX Runtime rejects the model: {first_line(error)}") from error
 
@@ -57,6 +59,8 @@ class OrtProbe:
         """
         try:
             return list(self.session.run(names, inputs))
+        except MemoryError:
+            raise
         except Exception as error:
             raise FileFormatError(f"{self._where}: ONNX Runtime fails to run the model: {first_line(error)}") from error
 

@@ -13,7 +13,7 @@ from .base import Backend, Runner, Workload
 if TYPE_CHECKING:
     from ...lut.target import Target
 
-__all__ = ["BACKENDS", "Backend", "Runner", "Workload", "get_backend", "require", "require_backend"]
+__all__ = ["BACKENDS", "Backend", "Runner", "Workload", "get_backend", "require", "require_backend", "require_support"]
 
 BACKENDS = {
     "onnxruntime": ".ort.backend:OnnxRuntimeBackend",
@@ -51,6 +51,16 @@ def require_backend(target: Target, precisions: Collection[str] = EXPORT_PRECISI
     from ..machine.cpu_limits import require_threads
 
     require_threads(target)
+    return require_support(target, precisions)
+
+
+def require_support(target: Target, precisions: Collection[str] = EXPORT_PRECISIONS) -> Backend:
+    """Return the backend of `target` as `require_backend` does, without a check of the threads.
+
+    Raises:
+        BackendUnavailableError: the backend does not run on the device; the message gives the reason and the fix.
+        UsageError: the backend does not support the precision on that device.
+    """
     backend = get_backend(target.backend)
     reason = backend.diagnose(target.device)
     if reason is not None:

@@ -149,19 +149,18 @@ def export_foreign(
     inputs: dict[str, list[tuple[NDArray[Any], ...]]] = {RANDOM: [random]}
     if pictures:
         inputs[IMAGES] = [(picture,) for picture in pictures]
-    expected = {name: [original.run(arrays) for arrays in series] for name, series in inputs.items()}
     files = []
     for precision in dict.fromkeys(FILE_PRECISIONS[name] for name in settings.precisions):
         path = _write(network, settings, precision)
         written = Original(path, source)
         parity = tuple(
-            compare_with_original(expected[name], [written.run(arrays) for arrays in series], name, original.axes)
+            compare_with_original(map(original.run, series), map(written.run, series), name, original.axes)
             for name, series in inputs.items()
         )
         passes = all(is_within_tolerance(precision, each, trained=False) for each in parity)
         files.append(FileResult(str(path), precision, path.stat().st_size, parity, passes))
         log(f"wrote {path}")
-    results = [_deploy(network, target, settings, original, expected[RANDOM], on_progress) for target in targets]
+    results = [_deploy(network, target, settings, original, on_progress) for target in targets]
     results += build_missing_engines(network, settings, targets)
     return ExportResult(tuple(files), tuple(results))
 
@@ -218,6 +217,8 @@ def _simplify(source: OnnxModel, log: Log) -> bytes:
         return source.data
     try:
         return simplify(source.data)
+    except MemoryError:
+        raise
     except Exception as error:  # the simplifier raises errors of any type
         log(f"not simplified: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         return source.data
@@ -246,14 +247,14 @@ def _deploy(
     target: Target,
     settings: ExportSettings,
     original: Original,
-    expected: Sequence[Sequence[NDArray[Any]]],
     on_progress: OnProgress,
 ) -> TargetResult:
     """Compare the program that a target runs with the original, time it, and write its engine."""
     backend, workload = require_backend(target), network.workload(precision=target.precision)
     runner = backend.compile(workload, target)
     try:
-        parity = compare_with_original(expected, [runner.infer(workload.inputs())], RANDOM, original.axes)
+        inputs = workload.inputs()
+        parity = compare_with_original([original.run(inputs)], [runner.infer(inputs)], RANDOM, original.axes)
     finally:
         runner.close()
     assignments = assign(backend, target, {NETWORK_KEY: workload})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ...errors import FileFormatError, MeasurementError
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.ort_probe import OrtProbe
 from ...models.onnx.reading.pixel_maps import find_channel_axis
+from ..output_differences import OutputDifferences
 from .parity import Parity
 
 REFERENCE = "the original"
@@ -61,11 +62,12 @@ class Original:
 
 
 def compare_with_original(
-    expected: Sequence[Outputs], outputs: Sequence[Outputs], source: str, axes: Sequence[int | None]
+    expected: Iterable[Outputs], outputs: Iterable[Outputs], source: str, axes: Sequence[int | None]
 ) -> Parity:
     """Compare all outputs with the original's: values of float outputs, classes of logits and label maps.
 
-    The result has the largest difference of the output that differs most relative to its own scale.
+    The result has the largest difference of the output that differs most relative to its own scale. Iterators are
+    read input by input.
 
     Args:
         expected: outputs of the original for each input.
@@ -76,45 +78,29 @@ def compare_with_original(
     Raises:
         MeasurementError: the shapes differ, or an output is NaN or infinite where the original's is not.
     """
-    means, relative, agreements = [], [], []
-    largest: list[tuple[float, float]] = []  # difference and scale of each output
-    pairs = zip(zip(*outputs, strict=True), zip(*expected, strict=True), axes, strict=True)
-    for series, reference, axis in pairs:
-        if [array.shape for array in series] != [array.shape for array in reference]:
-            raise MeasurementError(
-                f"outputs have shapes {[a.shape for a in series]}, not {[a.shape for a in reference]}"
-            )
-        actual, exact = np.stack(series), np.stack(reference)
-        if exact.dtype.kind != "f":
-            agreements.append(float((actual == exact).mean() * 100))
-            continue
-        differences, exact = _compute_differences(actual, exact.astype(np.float64))
-        mean, spread = float(differences.mean()), float(exact.std())
-        means.append(mean)
-        relative.append(mean / spread if spread else float(mean > 0))
-        largest.append((float(differences.max()), max(float(np.abs(exact).max()), MIN_SCALE)))
-        if axis is not None:
-            agreements.append(float((actual.argmax(axis) == exact.argmax(axis)).mean() * 100))
-    worst, scale = max(largest, key=lambda pair: pair[0] / pair[1], default=(None, 1.0))
+    compared, images = [OutputDifferences(axis) for axis in axes], 0
+    for actual, exact in zip(outputs, expected, strict=True):
+        shapes, exact_shapes = ([array.shape for array in arrays] for arrays in (actual, exact))
+        if shapes != exact_shapes:
+            raise MeasurementError(f"outputs have shapes {shapes}, not {exact_shapes}")
+        for differences, *arrays in zip(compared, actual, exact, strict=True):
+            differences.add(*arrays)
+        images += 1
+    worst, scale = max(
+        ((each.max_abs_diff, max(each.scale, MIN_SCALE)) for each in compared if each.max_abs_diff is not None),
+        key=lambda pair: pair[0] / pair[1],
+        default=(None, 1.0),
+    )
+    means = [each.mean_abs_diff for each in compared if each.mean_abs_diff is not None]
+    if not np.all(np.isfinite(means)):
+        raise MeasurementError("an output is NaN or infinite where the original's is not")
     return Parity(
         worst,
         max(means, default=None),
-        max(relative, default=None),
-        min(agreements, default=None),
-        len(expected),
+        max((each.relative_diff for each in compared if each.relative_diff is not None), default=None),
+        min((each.agreement_pct for each in compared if each.agreement_pct is not None), default=None),
+        images,
         source,
         REFERENCE,
         scale,
     )
-
-
-def _compute_differences(
-    actual: NDArray[Any], exact: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the absolute differences, 0 where both are the same NaN or infinity, and the finite reference."""
-    with np.errstate(invalid="ignore"):
-        same = (actual == exact) | (np.isnan(actual) & np.isnan(exact))
-        differences = np.where(same, 0.0, np.abs(actual - exact))
-    if not np.all(np.isfinite(differences)):
-        raise MeasurementError("an output is NaN or infinite where the original's is not")
-    return differences, np.where(np.isfinite(exact), exact, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ..backends.base import IMAGE_DTYPE, generate_inputs
 from ..backends.error_translation import translate_ort_errors
 from ..backends.ort.loader import CPU_PROVIDER
 from ..backends.ort.session import open_session
+from ..output_differences import OutputDifferences
 from ..timing.workloads import image_input
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 RANDOM, IMAGES = "random", "images"
 """Inputs of a comparison: random values, or images."""
+NO_INPUTS = "no images to compare outputs on"
 
 Outputs = list[NDArray[Any]]
 """First output for each input."""
@@ -140,7 +142,7 @@ def compare_backend(network: Network, backend: Backend, target: Target) -> Parit
         for scope, inputs in ((_label_scope(network), reference.inputs), (CORE, reference.tensors))
     )
     parity = compare_outputs(reference, labels, logits)
-    return _add_rounding(parity, network, reference) if target.precision == "fp32" else parity
+    return _add_rounding(parity, network, reference.inputs) if target.precision == "fp32" else parity
 
 
 def compare_file(network: Network, precision: str, inputs: Sequence[NDArray[Any]], source: str) -> Parity:
@@ -153,15 +155,18 @@ def compare_file(network: Network, precision: str, inputs: Sequence[NDArray[Any]
         source: `random` or `images`.
 
     Raises:
+        DataError: `inputs` is empty.
         MeasurementError: ONNX Runtime rejects the model.
     """
-    reference = compute_reference(network.reference(DENSE), inputs, source, network.definition.normalisation)
-    labels, logits = (
-        compute_file_outputs(network.model(precision, scope), arrays, network.stem)
-        for scope, arrays in ((_label_scope(network), reference.inputs), (CORE, reference.tensors))
+    whole, comparison = network.reference(DENSE), _Comparison(source)
+    compute_labels, compute_logits = (
+        _open_file(network.model(precision, scope), network.stem) for scope in (_label_scope(network), CORE)
     )
-    parity = compare_outputs(reference, labels, logits)
-    return _add_rounding(parity, network, reference) if precision == "fp32" else parity
+    for array in inputs:  # one by one: logits of a whole set may take tens of gigabytes
+        reference = compute_reference(whole, [array], source, network.definition.normalisation)
+        comparison.add(reference, [compute_labels(array)], [compute_logits(reference.tensors[0])])
+    parity = comparison.finish()
+    return _add_rounding(parity, network, inputs) if precision == "fp32" else parity
 
 
 def random_inputs(network: Network) -> list[NDArray[Any]]:
@@ -201,9 +206,9 @@ def compute_reference(
     import torch
 
     if len(inputs) == 0:
-        raise DataError("no images to compare outputs on")
+        raise DataError(NO_INPUTS)
     core, dense = whole.get_submodule("network"), whole.get_submodule("dense")
-    tensors = tuple(normalise_image(image, normalisation) if image.dtype == IMAGE_DTYPE else image for image in inputs)
+    tensors = tuple(_normalise(array, normalisation) for array in inputs)
     logits, labels = [], []
     with torch.inference_mode():
         for tensor in tensors:
@@ -213,7 +218,12 @@ def compute_reference(
     return Reference(source, tuple(inputs), tensors, tuple(logits), tuple(labels))
 
 
-def _add_rounding(parity: Parity, network: Network, reference: Reference) -> Parity:
+def _normalise(array: NDArray[Any], normalisation: Normalisation) -> NDArray[np.float32]:
+    """Return an input as the other scopes take it, normalised float32."""
+    return normalise_image(array, normalisation) if array.dtype == IMAGE_DTYPE else array
+
+
+def _add_rounding(parity: Parity, network: Network, inputs: Sequence[NDArray[Any]]) -> Parity:
     """Return a comparison with torch's rounding error, which is only measured for differences above `MAX_ABS_DIFF`.
 
     It stays unknown for a network that does not run in float64.
@@ -222,14 +232,19 @@ def _add_rounding(parity: Parity, network: Network, reference: Reference) -> Par
 
     if parity.max_abs_diff is None or parity.max_abs_diff <= MAX_ABS_DIFF:
         return parity
-    core = network.reference(DENSE).get_submodule("network").double()
-    try:
+    core, exact_core = (network.reference(DENSE).get_submodule("network") for _ in range(2))
+    exact_core.double()
+    rounding = OutputDifferences()
+    for array in inputs:
+        tensor = torch.from_numpy(_normalise(array, network.definition.normalisation))
+        try:
+            with torch.inference_mode():
+                exact = exact_core(tensor.double()).numpy()
+        except Exception:  # code of the user's may mix in float32 tensors
+            return parity
         with torch.inference_mode():
-            exact = [core(torch.from_numpy(tensor).double()).numpy() for tensor in reference.tensors]
-    except Exception:  # code of the user's may mix in float32 tensors
-        return parity
-    pairs = zip(reference.logits, exact, strict=True)
-    return replace(parity, rounding=max(float(np.abs(logits - output).max()) for logits, output in pairs))
+            rounding.add(core(tensor).numpy(), exact)
+    return replace(parity, rounding=rounding.max_abs_diff)
 
 
 def compute_file_outputs(model: bytes, inputs: Sequence[NDArray[Any]], name: str = "the model") -> Outputs:
@@ -243,10 +258,20 @@ def compute_file_outputs(model: bytes, inputs: Sequence[NDArray[Any]], name: str
     Raises:
         MeasurementError: ONNX Runtime rejects the model.
     """
+    return list(map(_open_file(model, name), inputs))
+
+
+def _open_file(model: bytes, name: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return the function of `compute_file_outputs` for one input."""
     session = open_session(name, model, CPU_PROVIDER, {}, threads=0)  # 0: one per core
     feed = session.get_inputs()[0].name
-    with translate_ort_errors(on_gpu=False):
-        return [session.run(None, {feed: array})[0] for array in inputs]
+
+    def run(array: NDArray[Any]) -> NDArray[Any]:
+        with translate_ort_errors(on_gpu=False):
+            output: NDArray[Any] = session.run(None, {feed: array})[0]
+            return output
+
+    return run
 
 
 def compute_runner_outputs(
@@ -276,21 +301,45 @@ def compare_outputs(reference: Reference, labels: Outputs, logits: Outputs | Non
     Raises:
         MeasurementError: number or shapes of the outputs differ from torch's, or logits are NaN or infinite.
     """
-    _require_same_shapes("classes", labels, reference.labels)
-    equal = [float((output == expected).mean()) for output, expected in zip(labels, reference.labels, strict=True)]
-    largest, mean, relative = (None, None, None) if logits is None else _compute_differences(logits, reference.logits)
-    return Parity(largest, mean, relative, float(np.mean(equal)) * 100, len(labels), reference.source)
+    comparison = _Comparison(reference.source)
+    comparison.add(reference, labels, logits)
+    return comparison.finish()
 
 
-def _compute_differences(logits: Outputs, expected: Sequence[NDArray[np.float32]]) -> tuple[float, float, float]:
-    """Return the largest, mean and relative difference."""
-    _require_same_shapes("logits", logits, expected)
-    exact = np.stack(expected).astype(np.float64)
-    differences = np.abs(np.stack(logits) - exact)
-    if not np.all(np.isfinite(differences)):
-        raise MeasurementError("the network's logits are not finite")
-    mean, spread = float(differences.mean()), float(exact.std())
-    return float(differences.max()), mean, mean / spread if spread else float(mean > 0)
+class _Comparison:
+    """Comparison of outputs with torch's, accumulated input by input."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._images = 0
+        self._labels, self._logits = OutputDifferences(), OutputDifferences()
+
+    def add(self, reference: Reference, labels: Outputs, logits: Outputs | None) -> None:
+        """Add outputs for the inputs of a reference; see `compare_outputs`."""
+        self._images += len(labels)
+        _require_same_shapes("classes", labels, reference.labels)
+        for output, expected in zip(labels, reference.labels, strict=True):
+            self._labels.add(output, expected)
+        if logits is None:
+            return
+        _require_same_shapes("logits", logits, reference.logits)
+        for values, exact in zip(logits, reference.logits, strict=True):
+            if not (np.isfinite(values).all() and np.isfinite(exact).all()):
+                raise MeasurementError("the network's logits are not finite")
+            self._logits.add(values, exact)
+
+    def finish(self) -> Parity:
+        """Return the differences of all inputs.
+
+        Raises:
+            DataError: there are none.
+        """
+        agreement_pct = self._labels.agreement_pct
+        if agreement_pct is None:
+            raise DataError(NO_INPUTS)
+        logits = self._logits
+        differences = (logits.max_abs_diff, logits.mean_abs_diff, logits.relative_diff)
+        return Parity(*differences, agreement_pct, self._images, self._source)
 
 
 def is_within_tolerance(precision: str, parity: Parity, *, trained: bool = True) -> bool:

@@ -86,6 +86,8 @@ def quantize(model: bytes, images: Sequence[NDArray[Any]], where: str = "the mod
     try:
         quantised = _run_quantiser(source, reader)
         onnx.checker.check_model(quantised, full_check=True)
+    except MemoryError:
+        raise
     except Exception as error:  # quantiser and checker raise errors of any type
         reason = (str(error).splitlines() or [""])[0]
         raise MeasurementError(f"ONNX Runtime cannot quantise {where}: {type(error).__name__}, {reason}") from error

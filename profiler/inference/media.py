@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ...errors import DataError, UsageError
-from ...models.images import (
-    IMAGE_FOLDER,
-    IMAGE_SUFFIXES,
-    LABEL_ENDINGS,
-    LABEL_FOLDERS,
-    check_image,
-    list_folder,
-    read_pixels,
-)
+from ...models.image_folders import FolderListing, describe_files, find_labels, list_folder
+from ...models.images import IMAGE_SUFFIXES, check_image, read_pixels
 from ..deployment.network import Log
 from .video import VIDEO_SUFFIXES, Clip
 
 if TYPE_CHECKING:
     from ...models.images import RGBImage
 
-MAX_FOLDERS = 4
-"""Number of folders in a message."""
+LEGEND_FILE = "legend.png"
+"""Picture of the classes' names and colours, in the output folder."""
+OUTPUT_KINDS = ("mask", "overlay", "ids")
+"""Kinds of outputs; a video has an overlay only."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ class MediaFile:
 
     def outputs(self, ids: bool) -> dict[str, Path]:
         """Return the path of each output by kind; class ids are an output of images only."""
-        kinds = ("overlay",) if self.clip is not None else ("mask", "overlay", *(("ids",) if ids else ()))
+        kinds = OUTPUT_KINDS[1:2] if self.clip is not None else OUTPUT_KINDS[: 3 if ids else 2]
         return {kind: self.output(kind) for kind in kinds}
 
 
@@ -82,7 +76,7 @@ def list_media(
 ) -> tuple[list[MediaFile], dict[Path, str]]:
     """List files as given and folders recursively, and check that every output path is free to use.
 
-    Folders of labels inside a folder are skipped, e.g. `masks/` next to `images/`, or `trainannot/` next to `train/`.
+    Labels inside a folder are skipped, see `find_labels`.
 
     Args:
         sources: images, videos and folders.
@@ -92,20 +86,20 @@ def list_media(
         log: receives remarks on skipped files.
 
     Returns:
-        The readable files, and the error message of each unreadable one.
+        The readable files, and the error message of each unreadable file or folder.
 
     Raises:
         DataError: a source is missing or empty, or no file is readable.
         UsageError: two inputs have the same output path, an output would overwrite an input, or `out` holds inputs.
         BackendUnavailableError: PyAV is not installed, and a source is a video.
     """
+    media: list[MediaFile] = []
+    errors: dict[Path, str] = {}
     stems = {
         path: stem
         for source in sources
-        for path, stem in _list_files(source, out, None if datasets is None else datasets.get(source), log)
+        for path, stem in _list_files(source, out, (datasets or {}).get(source), errors, log)
     }
-    media: list[MediaFile] = []
-    errors: dict[Path, str] = {}
     for path, stem in stems.items():
         try:
             media.append(MediaFile(path, stem, _open_clip(path)))
@@ -145,7 +139,9 @@ def _check_outputs(media: Sequence[MediaFile], inputs: Collection[Path], ids: bo
                 raise UsageError(f"output {output} would overwrite an input: choose another --out")
 
 
-def _list_files(source: Path, out: Path, chosen: Collection[Path] | None, log: Log) -> Iterator[tuple[Path, Path]]:
+def _list_files(
+    source: Path, out: Path, chosen: Collection[Path] | None, errors: dict[Path, str], log: Log
+) -> Iterator[tuple[Path, Path]]:
     """Yield the files of a source, or those `chosen` in it, with their outputs' stems; skip outputs and labels."""
     folder, target = (source.parent if source.is_file() else source).resolve(), out.resolve()
     if folder == target:
@@ -153,46 +149,41 @@ def _list_files(source: Path, out: Path, chosen: Collection[Path] | None, log: L
     if source.is_file():
         yield source, out / source.stem
         return
-    images, others = (
-        [path for path in paths if not (target.is_relative_to(folder) and path.resolve().is_relative_to(target))]
-        for paths in _list_folder(source)
-    )
-    if others:
-        log(_describe_skipped(source, Counter(path.suffix.lower() or "no extension" for path in others)))
-    labels = [path for path in images if (_is_label(path, source) if chosen is None else path not in chosen)]
+    listing = list_folder(source)
+    is_video = any(path.suffix.lower() in VIDEO_SUFFIXES for path in listing.others)
+    listing.require_images(", only videos: give them by name" if is_video else "")
+    errors |= listing.errors
+    if not folder.is_relative_to(target):
+        listing = _drop_outputs(listing, target, log)
+    if listing.others:
+        log(_describe_skipped(source, Counter(path.suffix.lower() or "no extension" for path in listing.others)))
+    images = {*listing.images} if chosen is None else {*chosen}
+    labels = find_labels(source, listing.images) if chosen is None else sorted({*listing.images} - images)
     if labels:
-        folders = ", ".join(sorted({f"{path.parent.relative_to(source)}/" for path in labels})[:MAX_FOLDERS])
         kind = "labels" if chosen is None else "not its images"
-        log(f"skipped in folder {source}, {kind}: {len(labels)} in {folders}")
-    if len(labels) == len(images):
+        log(f"skipped in folder {source}, {kind}: {describe_files(source, labels)}")
+    if not images.difference(labels):
         raise DataError(f"folder {source} has labels only, no images: to segment them, pass their own folder")
-    for path in sorted({*images}.difference(labels)):
+    for path in sorted(images.difference(labels)):
         yield path, out / path.relative_to(source).with_suffix("")
 
 
-def _is_label(path: Path, source: Path) -> bool:
-    """Return True if a folder between a source and a file has labels."""
-    return any(_has_labels(folder) for folder in path.parents if folder != source and folder.is_relative_to(source))
+def _drop_outputs(listing: FolderListing, out: Path, log: Log) -> FolderListing:
+    """Return a listing without the files in the output folder; report images that are not outputs.
 
-
-@cache
-def _has_labels(folder: Path) -> bool:
-    """Return True for a folder of labels: by its name, and by that of the images' folder next to it."""
-    name = folder.name.lower()
-    if name in LABEL_FOLDERS:
-        return (folder.parent / IMAGE_FOLDER).is_dir()
-    stems = (folder.name[: -len(ending)] for ending in LABEL_ENDINGS if name.endswith(ending))
-    return any(stem and (folder.parent / stem).is_dir() for stem in stems)
-
-
-def _list_folder(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return `list_folder`; the error of a folder with videos only says how to name them."""
-    try:
-        return list_folder(folder)
-    except DataError as error:
-        if any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.rglob("*")):
-            raise DataError(f"{error}, only videos: give them by name") from error
-        raise
+    Raises:
+        DataError: all images are in the output folder.
+    """
+    images, others = (
+        [path for path in paths if not path.resolve().is_relative_to(out)] for paths in (listing.images, listing.others)
+    )
+    if not images:
+        raise DataError(f"all images in folder {listing.folder} are in the output folder {out}: choose another --out")
+    endings = tuple(f"-{kind}" for kind in OUTPUT_KINDS)
+    own = [path for path in listing.images if not (path.stem.endswith(endings) or path.name == LEGEND_FILE)]
+    if skipped := sorted({*own}.difference(images)):
+        log(f"skipped in folder {listing.folder}, in the output folder: {describe_files(listing.folder, skipped)}")
+    return replace(listing, images=images, others=others)
 
 
 def _describe_skipped(folder: Path, counts: Counter[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -52,19 +53,19 @@ class StoredValues:
         return (self.scale, self.zero_point) != (1, 0)
 
 
-def infer_values(model: bytes, output: str) -> StoredValues:
+def infer_values(model: ModelProto, output: str) -> StoredValues:
     """Return the meaning of an output's values.
 
     Args:
-        model: serialised ONNX model.
+        model: ONNX model; large weights need no values.
         output: name of the output.
     """
-    return _Graph.load(model).trace(output)
+    return _Graph(model).trace(output)
 
 
-def infer_input_scale(model: bytes, name: str) -> StoredValues | None:
+def infer_input_scale(model: ModelProto, name: str) -> StoredValues | None:
     """Return the quantisation of an input, if all its consumers dequantise it; None for others, e.g. plain pixels."""
-    return _Graph.load(model).trace_input(name)
+    return _Graph(model).trace_input(name)
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,6 @@ class _Graph:
     """Graph of a model, with its constants."""
 
     model: ModelProto
-
-    @classmethod
-    def load(cls, model: bytes) -> _Graph:
-        """Return the graph of a serialised model."""
-        import onnx
-
-        return cls(onnx.load_model_from_string(model))
 
     @cached_property
     def _producers(self) -> dict[str, NodeProto]:
@@ -95,8 +89,9 @@ class _Graph:
             tensors = [entry.t for entry in producer.attribute if entry.name == "value"]
         if producer is not None and producer.op_type == "Cast" and not tensors:
             return self._constant(producer, 0)
-        array = numpy_helper.to_array(tensors[0]) if tensors else None
-        return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+        if not tensors or math.prod(tensors[0].dims) != 1:
+            return None
+        return float(numpy_helper.to_array(tensors[0]).reshape(-1)[0])
 
     def trace(self, tensor: str) -> StoredValues:
         """Return the meaning of a tensor by the nodes that produce it and its inputs."""

@@ -62,7 +62,7 @@ class Legend:
             network: signature of the exported network.
             num_classes: number of classes; None if unknown.
             known: legends of datasets; the first match wins.
-            is_mask: True if the classes are background and foreground.
+            is_mask: True if the classes are background and foreground: the background is transparent.
             log: receives a remark on ignored names or colours.
 
         Raises:
@@ -85,15 +85,16 @@ class Legend:
             for legend in known:
                 if names == legend.names or (names is None and num_classes == len(legend.names)):
                     return legend
+        background = 0 if is_mask else None
         if is_mask and names is None and palette is None:
-            return cls(BINARY_NAMES, ((0, 0, 0), *distinct_palette(1)), background=0)
+            return cls(BINARY_NAMES, ((0, 0, 0), *distinct_palette(1)), background=background)
         names = names or tuple(f"class {index}" for index in range(num_classes or 0))
         count = max(len(names), num_classes or 0)
         if palette is not None and len(palette) < count:
             raise FileFormatError(
                 f"{network.where}: metadata `{PALETTE_KEY}` has {len(palette)} colours for {count} classes"
             )
-        return cls(names, palette or distinct_palette(count or MAX_MASK_CLASSES))
+        return cls(names, palette or distinct_palette(count or MAX_MASK_CLASSES), background=background)
 
     @classmethod
     def read(cls, path: Path) -> Legend:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import DataError, MeasurementError, UsageError
+from ...errors import DataError, FileFormatError, MeasurementError, UsageError
 from ...files import hash_file
 from ...models.images import RGBImage
 from ...models.nets.definition import WEIGHTS_FILE, read_record
@@ -119,13 +119,17 @@ class Prediction:
         }
 
 
-def find_exported_file(source: Path) -> Path:
+def find_exported_file(source: Path, log: Log = print) -> Path:
     """Return the file itself; for a run folder its newest ONNX file of its weights, in scope dense if there is one.
+
+    Args:
+        source: ONNX file, engine or run folder.
+        log: receives a line for each damaged file that is skipped.
 
     Raises:
         UsageError: the run folder has no exported file, or none of its weights, e.g. as it was trained afterwards, or
             as its outputs differ from torch's.
-        FileFormatError: an exported file is damaged.
+        FileFormatError: all exported files are damaged.
     """
     if not source.is_dir():
         return source
@@ -136,26 +140,36 @@ def find_exported_file(source: Path) -> Path:
         network = f" --network {quote(record.reference)}" if record is not None and record.kind == "factory" else ""
         raise UsageError(f"no exported file in {source}: run lgc-export {quote(str(source))}{network}")
     weights = source / WEIGHTS_FILE
-    faults = {path: _find_stale_weights(path, weights) for path in candidates} if weights.exists() else {}
-    current = [path for path in candidates if not faults.get(path)]
-    if not current:
-        path, fault = next(iter(faults.items()))
-        raise UsageError(f"{path} {fault}, so it is not the network of {weights}: run lgc-export {source} again")
-    return current[0]
+    if not weights.exists():
+        return candidates[0]
+    digest = hash_file(weights)
+    stale: list[str] = []
+    damaged: list[FileFormatError] = []
+    for path in candidates:
+        try:
+            fault = _find_stale_weights(path, weights, digest)
+        except FileFormatError as error:
+            damaged.append(error)
+            continue
+        if not fault:
+            for failure in damaged:
+                log(f"skipped: {failure}")
+            return path
+        stale.append(f"{path} {fault}, so it is not the network of {weights}: run lgc-export {source} again")
+    raise UsageError(stale[0]) if stale else damaged[0]
 
 
-def _find_stale_weights(path: Path, weights: Path) -> str:
-    """Return why an exported file is not the network with the weights of a run; empty if it is."""
-    from ...models.onnx.model import OnnxModel
+def _find_stale_weights(path: Path, weights: Path, digest: str) -> str:
+    """Return why an exported file is not the network with the weights of a run and their digest; empty if it is."""
+    from ...models.onnx.model import read_metadata
 
-    metadata = OnnxModel.load(path).metadata
+    metadata = read_metadata(path)
     if PARITY_KEY in metadata:
         return "differs from torch by more than its precision allows"
-    digest = metadata.get(DIGEST_KEY)
     if metadata.get(WEIGHTS_KEY) == "random":
         return "has random weights"
-    if digest is not None:
-        return "" if digest == hash_file(weights) else "has other weights"
+    if DIGEST_KEY in metadata:
+        return "" if metadata[DIGEST_KEY] == digest else "has other weights"
     return "" if path.stat().st_mtime >= weights.stat().st_mtime else "is older"  # a file of an earlier version
 
 

@@ -130,7 +130,7 @@ class Preprocessing:
         image, known = network.image_input(options.layout), network.normalisation
         stored = None
         if image.dtype == IMAGE_DTYPE and isinstance(network, OnnxModel):
-            stored = infer_input_scale(network.data, image.name)
+            stored = infer_input_scale(network.skeleton, image.name)
         if network.is_lgc_export and options.bgr:
             raise UsageError(f"{network.where} takes red, green, blue: omit --bgr")
         if image.dtype == IMAGE_DTYPE and stored is None:

@@ -21,8 +21,9 @@ from ...lut.target import Target
 from ...models.images import RGBImage, resize_image
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.signature import Signature
-from ..backends import Backend, Workload, require_backend
+from ..backends import Backend, Workload, require_support
 from ..backends.base import Runner
+from ..machine.cpu_limits import explain_threads, require_threads
 from ..machine.devices import check_device
 from .output_values import StoredValues, infer_values
 from .pipeline import PIPELINE_DEFAULTS, Pipeline, PipelineOptions
@@ -94,12 +95,16 @@ class Segmenter:
         model = OnnxModel.load(
             path, input_size=options.input_size, output=options.output_name, layout=options.inputs.layout
         )
-        pipeline = Pipeline.for_network(model, options, infer_values(model.data, model.output.name))
+        pipeline = Pipeline.for_network(model, options, infer_values(model.skeleton, model.output.name))
         place = check_device(device or CPU)
         target = Target(place, backend or "onnxruntime", model.precision, place.num_threads(threads))
+        if target.threads > 1:
+            require_threads(target)
+        quota = explain_threads(target)  # one thread waits for its quota, which only slows it down
         workload = Workload.for_model(model, path.name)
         runner = _require_file_backend(target, path).compile(workload, target)
-        return cls(model, runner, target, replace(pipeline, remarks=(*model.remarks, *pipeline.remarks)))
+        remarks = (*model.remarks, *pipeline.remarks, *([] if quota is None else [quota]))
+        return cls(model, runner, target, replace(pipeline, remarks=remarks))
 
     @classmethod
     def _open_engine(cls, path: Path, device: str, backend: str, options: PipelineOptions) -> Segmenter:
@@ -172,7 +177,7 @@ class Segmenter:
 def _require_file_backend(target: Target, path: Path) -> Backend:
     """Return the backend of `target`; errors of precision name the file."""
     try:
-        return require_backend(target)
+        return require_support(target)
     except UsageError as error:
         is_half = target.device.is_cpu and target.precision in ("fp16", "bf16")
         hint = "; add --device cuda:0, or export the file in fp32" if is_half else ""

@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...lut.target import Target
+from ...models.onnx import graphs
 from ...models.onnx.counting.node_costs import VIEWS, GraphCosts, NodeCosts, name_nodes
 from ..backends import Workload, require_backend
 from ..backends.base import RuntimeLayer
+from ..comparison import Candidate
 from ..timing.observer import OnProgress, quiet
 from .peak import DevicePeak, load_peak
 from .timing import LayerMeasurement, time_layers
@@ -110,9 +112,7 @@ class LayerBreakdown:
 
 
 def measure_breakdown(
-    name: str,
-    size: tuple[int, ...],
-    workload: Workload,
+    candidate: Candidate,
     target: Target,
     seconds: float,
     *,
@@ -122,9 +122,7 @@ def measure_breakdown(
     """Measure a network layer by layer, and the device's peak unless it is known.
 
     Args:
-        name: name of the network.
-        size: height and width of the input in pixels.
-        workload: network.
+        candidate: network.
         target: target to run it on.
         seconds: duration, see `time_layers`.
         refresh_peak: measure the peak again.
@@ -134,15 +132,13 @@ def measure_breakdown(
         BackendUnavailableError: the target is unavailable on this machine.
         MeasurementError: the backend rejects the workload, or does not report layer times.
     """
-    named = name_nodes(workload.onnx)
-    if named != workload.onnx:
-        workload = replace(workload, file=named)
+    workload, graph = name_layers(candidate, target.precision)
     peak, remarks = load_peak(target, refresh=refresh_peak, on_progress=on_progress)
     measurement = time_layers(require_backend(target), target, workload, seconds, on_progress)
-    rows = make_rows(measurement, GraphCosts(named, target.precision), peak)
+    rows = make_rows(measurement, graph, peak)
     return LayerBreakdown(
-        name,
-        size,
+        candidate.name,
+        candidate.size,
         target,
         rows,
         sum_ms=measurement.sum_ms,
@@ -152,6 +148,18 @@ def measure_breakdown(
         peak=peak,
         remarks=remarks,
     )
+
+
+def name_layers(candidate: Candidate, precision: str) -> tuple[Workload, GraphCosts]:
+    """Return a network whose nodes have different names, as a workload and with the costs of its nodes."""
+    from onnx import ModelProto
+
+    model, workload = candidate.model, candidate.workload
+    skeleton = ModelProto()
+    skeleton.CopyFrom(model.skeleton)
+    if graphs.name_nodes(skeleton.graph):
+        workload = replace(workload, file=name_nodes(model.data))
+    return workload, GraphCosts(workload.onnx, precision, skeleton)
 
 
 def make_rows(measurement: LayerMeasurement, graph: GraphCosts, peak: DevicePeak) -> tuple[LayerRow, ...]:

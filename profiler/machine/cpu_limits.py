@@ -40,8 +40,8 @@ class CpuLimits:
             )
         if self.quota is not None and threads > self.quota:
             return (
-                f"the CPU quota is {self.quota:g} cores (control group, set e.g. by docker --cpus), which stops more "
-                "threads again and again: raise the quota"
+                f"the CPU quota is {self.quota:g} cores (control group, set e.g. by docker --cpus), which stops "
+                f"{'one thread' if threads == 1 else 'more threads'} again and again: raise the quota"
             )
         return None
 
@@ -77,8 +77,13 @@ def require_threads(target: Target) -> None:
     Raises:
         UsageError: They cannot: too few cores, or a narrower CPU affinity or quota.
     """
-    if target.device.is_cpu and (reason := read_cpu_limits().explain(target.threads)) is not None:
+    if (reason := explain_threads(target)) is not None:
         raise UsageError(f"--threads {target.threads}: {reason}")
+
+
+def explain_threads(target: Target) -> str | None:
+    """Return why the threads of a target on a CPU cannot run at the same time; None if they can."""
+    return read_cpu_limits().explain(target.threads) if target.device.is_cpu else None
 
 
 def read_throttling() -> Throttling | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,8 +18,8 @@ from ...errors import DataError
 from ...models.images import read_pixels, read_size
 from .description import DatasetSpec, is_overlap
 from .labels import IGNORE
-from .pairs import UNLABELLED_SPLIT, Pair
-from .reading import RawLabel, decode_values, read_raw_label, resolve_palette, unpack_colour
+from .pairs import UNLABELLED_SPLIT, Match, Pair
+from .reading import RawLabel, read_classes, unpack_colour
 from .suspicions import MOSTLY, LabelSummary, summarise_label
 
 PROBLEMS = {
@@ -36,8 +38,6 @@ MAX_VALUES = 5
 Item = TypeVar("Item")
 Size = tuple[int, int]
 """Height and width."""
-Matches = list[tuple[Pair, Path]]
-"""Result of `Split.match_labels`."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,16 @@ class _Scan:
     def __post_init__(self) -> None:
         self.pixels = np.zeros(self.classes + 2, dtype=np.int64)
 
+    def add(self, other: _Scan) -> None:
+        """Add what was read of further images."""
+        self.checked += other.checked
+        self.sizes.update(other.sizes)
+        self.labels += other.labels
+        self.pixels += other.pixels
+        self.digests |= other.digests
+        self.summaries += other.summaries
+        self.problems += other.problems
+
     def read(self, pair: Pair, expected: Path, full: bool) -> None:
         """Read an image and its label; without `full`, only the header of the image."""
         self.checked += 1
@@ -149,8 +159,7 @@ class _Scan:
             self._add_problem("missing_labels", [pair.image], f"{pair.image}: no such file: {expected}")
             return
         try:
-            raw = resolve_palette(read_raw_label(pair.label, pair.image), pair.coding)
-            labels = decode_values(raw, pair.coding)
+            raw, labels = read_classes(pair.label, pair.coding, pair.image)
         except DataError as error:
             self._add_problem("damaged_labels", [pair.label], str(error))
             return
@@ -204,10 +213,11 @@ class _Scan:
 
 def _describe_values(raw: RawLabel, unknown: npt.NDArray[np.bool_]) -> str:
     """Return the unknown values of a label with their shares, the most frequent first."""
-    values = Counter(raw.values[unknown].tolist())
+    values, first, counts = np.unique(raw.values[unknown], return_index=True, return_counts=True)
+    order = np.lexsort((first, -counts))[:MAX_VALUES]
     shown = [
         f"{unpack_colour(value) if raw.is_coloured else value} ({100 * pixels / unknown.size:.3g} % of its pixels)"
-        for value, pixels in values.most_common(MAX_VALUES)
+        for value, pixels in zip(values[order].tolist(), counts[order].tolist(), strict=True)
     ]
     more = [f"and {len(values) - MAX_VALUES} more"] if len(values) > MAX_VALUES else []
     return f"unknown {'colours' if raw.is_coloured else 'values'}: {', '.join([*shown, *more])}"
@@ -240,9 +250,10 @@ def check_dataset(
     remarks, scans = list(spec.notes), list[_Scan]()
     for name, matches in chosen.items():
         scan = _Scan(name, spec.num_classes, len(matched[name]))
-        for pair, expected in matches:
-            scan.read(pair, expected, full)
-            advance()
+        with ThreadPoolExecutor() as pool:
+            for part in pool.map(partial(_scan_image, name, spec.num_classes, full), matches):
+                scan.add(part)
+                advance()
         if name == UNLABELLED_SPLIT and all(pair.label is None for pair, _ in matched[name]):
             scan.problems = [problem for problem in scan.problems if problem.kind != "missing_labels"]
             remarks.append(f"{name} has no labels: it can be predicted, not scored")
@@ -257,17 +268,24 @@ def check_dataset(
     return DatasetCheck(splits, (*problems, *leaks), tuple(remarks), chosen_examples)
 
 
-def _match_splits(spec: DatasetSpec) -> tuple[dict[str, Matches], list[Problem]]:
+def _scan_image(split: str, classes: int, full: bool, match: Match) -> _Scan:
+    """Return what was read of an image and its label."""
+    scan = _Scan(split, classes, 1)
+    scan.read(*match, full)
+    return scan
+
+
+def _match_splits(spec: DatasetSpec) -> tuple[dict[str, list[Match]], list[Problem]]:
     """Return the images of each split that has some, with their labels, and the splits that cannot be listed.
 
     Raises:
         DataError: No split has an image.
     """
-    matched: dict[str, Matches] = {}
+    matched: dict[str, list[Match]] = {}
     problems: list[Problem] = []
     for name, split in spec.splits.items():
         try:
-            matches = split.match_labels()
+            matches = split.matches
             split.require_own_labels(spec.splits.values())
         except DataError as error:
             problems.append(Problem("unusable_splits", (name,), (), str(error)))
@@ -349,18 +367,17 @@ def _list_class_remarks(spec: DatasetSpec, splits: Sequence[SplitCheck]) -> list
     ]
 
 
-def _list_unused_labels(spec: DatasetSpec, matched: Mapping[str, Matches]) -> list[str]:
+def _list_unused_labels(spec: DatasetSpec, matched: Mapping[str, list[Match]]) -> list[str]:
     """Return a remark on each pattern of labels that has files which belong to no image of any split."""
     used = {path.with_suffix("") for matches in matched.values() for _, path in matches}
-    remarks = dict[str, None]()
-    for name in matched:
-        for labels in spec.splits[name].labels:
-            files = labels.files.list_files()
-            unused = [path for path in files if path.with_suffix("") not in used]
-            if 0 < len(unused) < len(files):  # all of them: another form of the labels
-                text = f"labels in {labels.files} without an image in any split: {len(unused)}, e.g. {unused[0].name}"
-                remarks[text] = None
-    return list(remarks)
+    patterns = {labels.files.text: labels.files for name in matched for labels in spec.splits[name].labels}
+    remarks = []
+    for pattern in patterns.values():
+        files = pattern.list_files()
+        unused = [path for path in files if path.with_suffix("") not in used]
+        if 0 < len(unused) < len(files):  # all of them: another form of the labels
+            remarks.append(f"labels in {pattern} without an image in any split: {len(unused)}, e.g. {unused[0].name}")
+    return remarks
 
 
 def _choose_examples(scans: Sequence[_Scan], classes: int, count: int) -> tuple[tuple[str, Pair], ...]:

@@ -76,33 +76,14 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.pairs = tuple(pairs)
         self.size, self.crop, self.augment, self.seed = size, crop, augment, seed
         self.full_labels = full_labels
-        # In shared memory, so that persistent workers see the next epoch.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pairs)
 
-    @property
-    def epoch(self) -> int:
-        """Current epoch."""
-        return int(self._epoch.item())
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which together with seed and index determines the views, for any number of workers.
-
-        Datasets returned by `select` share the epoch. Call this between epochs, not while a loader runs.
-
-        Raises:
-            UsageError: Negative epoch.
-        """
-        if epoch < 0:
-            raise UsageError(f"the epoch must be 0 or more, got {epoch}")
-        self._epoch.fill_(epoch)
-
     def select(self, indices: Sequence[int]) -> SegmentationDataset:
-        """Return a dataset of the images at `indices`, with the same settings and a shared epoch."""
-        part = SegmentationDataset(
+        """Return a dataset of the images at `indices`, with the same settings."""
+        return SegmentationDataset(
             self.spec,
             [self.pairs[i] for i in indices],
             self.size,
@@ -111,20 +92,18 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             self.crop,
             self.full_labels,
         )
-        part._epoch = self._epoch
-        return part
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return image [3, H, W] and label [H, W] at `index`, in the view of the current epoch.
+        """Return image [3, H, W] and label [H, W] at `index`, in the view of epoch 0.
 
         Raises:
             DataError: A file is damaged, a label has an invalid value, or its size differs from the image's.
             IndexError: `index` is out of range.
         """
-        return self.view(index, self.epoch)
+        return self.view(index, 0)
 
     def view(self, index: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the item at `index` in the view of `epoch`."""
+        """Return the item at `index` in the view of `epoch`, which follows from seed, epoch and index alone."""
         image, label = _read(self.pairs[index])
         size = self.size or (image.height, image.width)
         if self.augment:
@@ -156,7 +135,7 @@ def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
 
 
 def load_dataset(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | DatasetSpec,
     split: str,
     size: Size | None = None,
     augment: bool = False,
@@ -167,7 +146,8 @@ def load_dataset(
     """Open a split of a dataset.
 
     Args:
-        data: A `dataset.yaml`, or the folder of a dataset; see `description.read_dataset`.
+        data: A `dataset.yaml`, or the folder of a dataset, see `description.read_dataset`; or an opened dataset, whose
+            files are not looked up again.
         split: `train`, `val` or `test`; Cityscapes also has `train_extra` (coarse labels).
         size: Height and width to resize to, images bilinear, labels nearest; None keeps the size of each file.
         augment: Return random views, see `views.augment_pair`.
@@ -182,7 +162,7 @@ def load_dataset(
             label.
         UsageError: Invalid size, crop or seed.
     """
-    spec = read_dataset(data)
+    spec = data if isinstance(data, DatasetSpec) else read_dataset(data)
     return SegmentationDataset(spec, spec.pairs(split), size, augment, seed, crop, full_labels)
 
 
@@ -203,7 +183,7 @@ def require_classes(dataset: SegmentationDataset, classes: int, space: str) -> N
 def split_halves(dataset: SegmentationDataset, seed: int = 0) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Split a dataset at random into two halves, for the weights and for the architecture of a bi-level search.
 
-    The same seed gives the same halves. If the number is odd, the first half has one image more. Both share the epoch.
+    The same seed gives the same halves. If the number is odd, the first half has one image more.
 
     Raises:
         DataError: Fewer than two images.

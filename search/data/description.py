@@ -35,7 +35,7 @@ from .layouts import (
 )
 from .pairs import LabelFiles, Pair, Split, list_doubtful_turns, require_pairs
 from .patterns import FilePattern
-from .reading import Coding
+from .reading import Coding, pack_colours
 from .schema import (
     IGNORED,
     DatasetSettings,
@@ -109,11 +109,6 @@ class DatasetSpec:
         return len(self.classes)
 
     @property
-    def split_names(self) -> tuple[str, ...]:
-        """Names of the splits, also of those without files."""
-        return tuple(self.splits)
-
-    @property
     def settings(self) -> dict[str, JsonValue]:
         """Settings that identify the dataset in a run folder, besides its path; none for a known layout."""
         return {"dataset": self.digest} if self.digest else {}
@@ -121,13 +116,13 @@ class DatasetSpec:
     @property
     def summary(self) -> str:
         """Line that says what the dataset is understood as, to print before it is used."""
-        counts = ", ".join(f"{name} {len(pairs)}" for name, pairs in self._matched.items() if pairs)
+        counts = ", ".join(f"{name} {len(pairs)}" for name, pairs in self.matched.items() if pairs)
         return f"{self.name}: {self.num_classes} classes {self.origin}; images: {counts or 'none'}"
 
     @cached_property
     def remarks(self) -> tuple[str, ...]:
         """Lines to print before the dataset is used: assumptions, and what looks wrong."""
-        files = {split: _choose_labels(pairs) for split, pairs in self._matched.items()}
+        files = {split: _choose_labels(pairs) for split, pairs in self.matched.items()}
         with ThreadPoolExecutor() as pool:
             labels = {split: [*filter(None, pool.map(_try_summary, chosen))] for split, chosen in files.items()}
         return (*self.notes, *self._list_overlaps(), *self.list_suspicions(labels))
@@ -139,13 +134,13 @@ class DatasetSpec:
         ]
         if not (texts or self.digest):
             texts += list_few_classes([label for part in labels.values() for label in part], self.classes)
-        pairs = [pair for part in self._matched.values() for pair in part if pair.label is not None]
+        pairs = [pair for part in self.matched.values() for pair in part if pair.label is not None]
         texts += list_doubtful_turns(pairs[:: len(pairs) // MAX_HEADERS + 1])
         return [f"warning: {self.name}: {text}" for text in texts]
 
     def _list_overlaps(self) -> list[str]:
         """Return a warning for each two splits that have images in common."""
-        images = {split: {pair.image for pair in pairs} for split, pairs in self._matched.items()}
+        images = {split: {pair.image for pair in pairs} for split, pairs in self.matched.items()}
         common = {(a, b): images[a] & images[b] for a, b in combinations(images, 2) if is_overlap((a, b))}
         return [
             f"warning: {self.name}: images in both {a} and {b}: {len(paths)}, e.g. {min(paths)}"
@@ -154,12 +149,12 @@ class DatasetSpec:
         ]
 
     @cached_property
-    def _matched(self) -> dict[str, list[Pair]]:
+    def matched(self) -> dict[str, list[Pair]]:
         """Images of each split, perhaps without labels; errors are reported where a split is used."""
         matched = dict[str, list[Pair]]()
         for name, split in self.splits.items():
             with suppress(LgcError, OSError):
-                matched[name] = [pair for pair, _ in split.match_labels()]
+                matched[name] = [pair for pair, _ in split.matches]
         return matched
 
     def pairs(self, split: str) -> list[Pair]:
@@ -302,7 +297,7 @@ def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
     if cwd.is_relative_to(root):
         advice = f"run the command outside {path} to get a dataset.yaml to edit"
     elif Path(name).exists():
-        if read_text(Path(name), "dataset description") != text:
+        if not _is_equal(read_text(Path(name), "dataset description"), text):
             raise OutputError(f"{name} differs from the content of {path}: use --data {name}, or remove the file")
     else:
         try:
@@ -312,6 +307,13 @@ def _open_folder(path: Path, folder: FolderDescription) -> DatasetSpec:
     settings = validate(DatasetSettings, dict(folder.content), f"invalid dataset {path}")
     notes = (*folder.notes, *_note_descriptions(path), f"{folder.content['name']}: {advice}")
     return build_spec(settings, path, _hash_content(folder.content), origin=folder.origin, notes=notes)
+
+
+def _is_equal(text: str, other: str) -> bool:
+    """Return True if two YAML texts have the same content, whatever their comments; the order of classes counts."""
+    with suppress(ValueError):
+        return repr(parse_yaml(text)) == repr(parse_yaml(other))
+    return False
 
 
 def _hash_content(content: Mapping[str, Any]) -> str:
@@ -337,7 +339,7 @@ def build_spec(
     entries = settings.labels or next((files.labels for files in settings.splits.values() if files.labels), ())
     own = settings.values is not None or bool(settings.map)
     coding = _build_coding(settings, settings if own else next(iter(entries), settings))
-    kind = settings.predictions.kind or (settings.kind and {"indices": "indices"}.get(settings.kind, "colours"))
+    kind = settings.predictions.kind or settings.kind
     return DatasetSpec(
         name=settings.name,
         root=root,
@@ -346,7 +348,7 @@ def build_spec(
         normalisation=IMAGENET if settings.normalisation is None else settings.normalisation.build(),
         splits=splits,
         values=tuple(next((v for v, c in coding.values.items() if c == i), i) for i in range(len(settings.classes))),
-        predictions=kind,
+        predictions="colours" if kind == "palette" else kind,
         prediction_name=settings.predictions.name,
         digest=digest,
         origin=origin,
@@ -402,19 +404,20 @@ def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSetti
             values |= dict.fromkeys(key.values, IGNORE if name == IGNORED else names.index(name))
     if all(number == IGNORE for number in values.values()):
         values = {index: index for index in range(len(names)) if index not in values} | values
-    colours = {_pack(colour): index for index, colour in enumerate(settings.classes.values()) if colour is not None}
-    colours |= {
-        _pack(key): IGNORE if name == IGNORED else names.index(name)
+    pairs = [(colour, index) for index, colour in enumerate(settings.classes.values()) if colour is not None]
+    pairs += [
+        (key, IGNORE if name == IGNORED else names.index(name))
         for key, name in mapped
         if not isinstance(key, ValueRange)
-    }
+    ]
+    colours = {int(pack_colours(colour)): index for colour, index in pairs}
     # A label entry's own values are not ignored because the data set ignores them.
     keeps_values = ignored is None or (own and label.ignore is None)
     for key in (ValueRange(IGNORE, IGNORE),) if ignored is None else ignored:
         if isinstance(key, ValueRange):
             values |= {value: IGNORE for value in key.values if not (keeps_values and value in values)}
         else:
-            colours[_pack(key)] = IGNORE
+            colours[int(pack_colours(key))] = IGNORE
     meaning = label.meaning or (None if own else settings.meaning) or _describe_coding(settings, values)
     return Coding(meaning, values, colours, settings.kind)
 
@@ -430,8 +433,3 @@ def _describe_coding(settings: DatasetSettings, values: Mapping[int, int]) -> st
 def _expand(keys: Sequence[LabelKey]) -> list[int]:
     """Return the label values of a sequence of ranges."""
     return [value for key in keys if isinstance(key, ValueRange) for value in key.values]
-
-
-def _pack(colour: tuple[int, int, int]) -> int:
-    red, green, blue = colour
-    return red << 16 | green << 8 | blue

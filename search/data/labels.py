@@ -1,4 +1,4 @@
-"""Classes, ids and colours of Cityscapes and CamVid, and conversions between them.
+"""Classes and ids of Cityscapes, colours of CamVid, and conversions between them, for generated scenes.
 
 Sources: `labels.py` of cityscapesScripts (ids, train ids, colours); `label_colors.txt` of CamVid (32 colours, Brostow
 et al. 2009) and the common reduction of its classes to 11 (Sturgess et al. 2009; SegNet, Badrinarayanan et al. 2017).
@@ -42,47 +42,8 @@ class TrainId(IntEnum):
     VOID = IGNORE
 
 
-CITYSCAPES_CLASSES = tuple(c.name.lower().replace("_", " ") for c in TrainId if c is not TrainId.VOID)
-
 # Regular id of each train id.
 CITYSCAPES_REGULAR_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-CITYSCAPES_MAX_ID = 33
-
-CITYSCAPES_PALETTE: tuple[tuple[int, int, int], ...] = (
-    (128, 64, 128),
-    (244, 35, 232),
-    (70, 70, 70),
-    (102, 102, 156),
-    (190, 153, 153),
-    (153, 153, 153),
-    (250, 170, 30),
-    (220, 220, 0),
-    (107, 142, 35),
-    (152, 251, 152),
-    (70, 130, 180),
-    (220, 20, 60),
-    (255, 0, 0),
-    (0, 0, 142),
-    (0, 0, 70),
-    (0, 60, 100),
-    (0, 80, 100),
-    (0, 0, 230),
-    (119, 11, 32),
-)
-
-CAMVID_CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign symbol",
-    "fence",
-    "car",
-    "pedestrian",
-    "bicyclist",
-)
 
 # The 32 classes of the original labels: colour, and index of the reduced class.
 CAMVID_32: dict[str, tuple[tuple[int, int, int], int]] = {
@@ -120,23 +81,6 @@ CAMVID_32: dict[str, tuple[tuple[int, int, int], int]] = {
     "Wall": ((64, 192, 0), 1),
 }
 
-CAMVID_PALETTE: tuple[tuple[int, int, int], ...] = tuple(
-    CAMVID_32[name][0]
-    for name in (
-        "Sky",
-        "Building",
-        "Column_Pole",
-        "Road",
-        "Sidewalk",
-        "Tree",
-        "SignSymbol",
-        "Fence",
-        "Car",
-        "Pedestrian",
-        "Bicyclist",
-    )
-)
-
 # CamVid class of each Cityscapes class.
 _CAMVID_NAMES = (
     "Road",
@@ -170,38 +114,8 @@ def _lookup(pairs: list[tuple[int, int]], default: int) -> LabelMap:
 
 
 # Lookup tables, uint8 [256]; apply them as `table[label]`.
-ID_TO_TRAIN_ID = _lookup([(regular, train) for train, regular in enumerate(CITYSCAPES_REGULAR_IDS)], IGNORE)
 TRAIN_ID_TO_ID = _lookup(list(enumerate(CITYSCAPES_REGULAR_IDS)), 0)
 TRAIN_ID_TO_CAMVID = _lookup([(train, CAMVID_32[name][1]) for train, name in enumerate(_CAMVID_NAMES)], IGNORE)
-CAMVID_INDEX_TO_TRAIN = _lookup([(index, index) for index in range(len(CAMVID_CLASSES))], IGNORE)
-
-
-def _pack(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Return colours as integers; shape [..., 3] to [...]."""
-    wide = rgb.astype(np.uint32)
-    return np.asarray(wide[..., 0] * 65536 + wide[..., 1] * 256 + wide[..., 2], dtype=np.uint32)
-
-
-_CODES = _pack(np.array([colour for colour, _ in CAMVID_32.values()], dtype=np.uint8))
-_ORDER = np.argsort(_CODES)
-_SORTED_CODES = _CODES[_ORDER]
-_SORTED_CLASSES = np.array([index for _, index in CAMVID_32.values()], dtype=np.uint8)[_ORDER]
-
-
-def camvid_rgb_to_index(rgb: npt.NDArray[np.uint8]) -> LabelMap:
-    """Convert an original CamVid label [H, W, 3] to indices [H, W]: 0..10, and 255 for void.
-
-    Raises:
-        ValueError: A colour is not one of the 32; the message has the first such colour.
-    """
-    codes = _pack(rgb)
-    position = np.minimum(np.searchsorted(_SORTED_CODES, codes), len(_SORTED_CODES) - 1)
-    unknown = _SORTED_CODES[position] != codes
-    if unknown.any():
-        red, green, blue = (int(v) for v in rgb[unknown][0])
-        raise ValueError(f"the colour ({red}, {green}, {blue})")
-    index: LabelMap = _SORTED_CLASSES[position]
-    return index
 
 
 def train_id_to_camvid_rgb(label: LabelMap) -> npt.NDArray[np.uint8]:

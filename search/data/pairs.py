@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ...errors import DataError, LgcError
@@ -37,6 +38,10 @@ class Pair:
     coding: Coding
 
 
+Match = tuple[Pair, Path]
+"""A pair, and the path where its label is or was expected."""
+
+
 @dataclass(frozen=True)
 class LabelFiles:
     """Label files of a split.
@@ -54,7 +59,7 @@ class LabelFiles:
 
 @dataclass(frozen=True)
 class Split:
-    """Files of a split.
+    """Files of a split, each looked up once.
 
     Attributes:
         name: Name of the split.
@@ -78,7 +83,7 @@ class Split:
     frames: str | None = None
     source: str | None = None
 
-    @property
+    @cached_property
     def listing(self) -> Path | None:
         """List file; None if there is none."""
         return next((path for path in self.lists if path.is_file()), None)
@@ -97,10 +102,11 @@ class Split:
 
     def exists(self) -> bool:
         """Return True if the split has a list, or images."""
-        return self.listing is not None or bool(self.list_images())
+        return self.listing is not None or bool(self.entries)
 
-    def list_images(self) -> list[ListEntry]:
-        """Return the images in the order of the list, else sorted, each with its label's name if the list has one.
+    @cached_property
+    def entries(self) -> list[ListEntry]:
+        """Images in the order of the list, else sorted, each with its label's name if the list has one.
 
         Raises:
             DataError: The list has an error.
@@ -131,7 +137,7 @@ class Split:
             DataError: The list has an error, or an image has no label; the message has their number, the first one,
                 and the label it lacks. Only `UNLABELLED_SPLIT` may lack all labels.
         """
-        matches = self.match_labels()
+        matches = self.matches
         missing = [(pair.image, path) for pair, path in matches if pair.label is None]
         if missing and not (self.name == UNLABELLED_SPLIT and len(missing) == len(matches)):
             image, path = missing[0]
@@ -141,22 +147,30 @@ class Split:
             )
         return [pair for pair, _ in matches]
 
-    def match_labels(self) -> list[tuple[Pair, Path]]:
-        """Return each image with its label, None if there is none, and the path where it is or was expected.
+    @cached_property
+    def matches(self) -> list[Match]:
+        """Each image with its label, None if there is none, and the path where it is or was expected.
 
         Raises:
             DataError: The list has an error, no label's name follows from an image's, or two images have one label.
         """
-        matches = list[tuple[Pair, Path]]()
+        matches = list[Match]()
         owners = dict[Path, Path]()
-        for image, name in self.list_images():
+        for image, name in self.entries:
             candidates = self._list_candidates(image, name)
             label, coding = next((match for match in candidates if match[0].is_file()), (None, self.labels[0].coding))
             if label is not None and name is None and owners.setdefault(label, image) != image:
                 raise DataError(f"{owners[label]} and {image} have the same label {label}: rename one, or use a list")
-            expected = next((path for path, _ in candidates if path.parent.is_dir()), candidates[0][0])
-            matches.append((Pair(image, label, coding), label or expected))
+            expected = label or next((path for path, _ in candidates if path.parent.is_dir()), candidates[0][0])
+            matches.append((Pair(image, label, coding), expected))
         return matches
+
+    @cached_property
+    def _owners(self) -> dict[Path, Path]:
+        """Image of each label whose name follows from its image's."""
+        named = {image for image, name in self.entries if name is not None}
+        pairs = [pair for pair, _ in self.matches if pair.image not in named]
+        return {pair.label: pair.image for pair in pairs if pair.label is not None}
 
     def require_own_labels(self, splits: Iterable[Split]) -> None:
         """Check that no image of another split has a label of this one, e.g. because two folders have equal names.
@@ -167,10 +181,10 @@ class Split:
             DataError: Two images have one label.
         """
         others = [split for split in splits if split.name != self.name and split._shares_folder(self)]
-        owners = self._list_owners() if others else {}
+        owners = self._owners if others else {}
         for split in others:
             try:
-                others_owners = split._list_owners()
+                others_owners = split._owners
             except (LgcError, OSError):  # reported where that split is used
                 continue
             for label, image in others_owners.items():
@@ -185,15 +199,6 @@ class Split:
         folders = [files.files.folder for files in self.labels]
         others = [files.files.folder for files in other.labels]
         return any(a.is_relative_to(b) or b.is_relative_to(a) for a in folders for b in others)
-
-    def _list_owners(self) -> dict[Path, Path]:
-        """Return the image of each label whose name follows from its image's."""
-        named = {image for image, name in self.list_images() if name is not None}
-        return {
-            pair.label: pair.image
-            for pair, _ in self.match_labels()
-            if pair.label is not None and pair.image not in named
-        }
 
     def _list_candidates(self, image: Path, name: str | None) -> Sequence[tuple[Path, Coding]]:
         """Return the possible labels of an image; `name` is that of a list."""

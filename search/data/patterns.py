@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import glob
+import math
+import os
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -12,34 +14,35 @@ from ...models.images import IMAGE_SUFFIXES
 
 LABEL_SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
 """File extensions of labels whose pattern leaves them open, `.png` first."""
-_WILDCARD = re.compile(r"(\*\*/|\*)")
+_WILDCARD = re.compile(r"((?:^|(?<=/))\*\*/|\*)")
 
 
 class FilePattern:
     """Pattern of paths relative to a folder.
 
-    `*` stands for any text within a name, `**/` for any folders. A folder stands for all files in and below it, and a
-    pattern that ends in `*` for names with any suffix of an image. Hidden files never match.
+    `*` stands for any text within a name, `**/` for any folders. A folder, or `/**` after it, stands for all files in
+    and below it, and a pattern that ends in `*` or `.*` for names with any suffix of an image. Hidden files are never
+    listed.
 
     Args:
         root: Folder that the pattern is relative to.
         pattern: Text of the pattern.
+
+    Attributes:
+        any_suffix: True if the pattern leaves the suffix open.
     """
 
     def __init__(self, root: Path, pattern: str) -> None:
         self.root = root
-        text = pattern.strip().removeprefix("./").rstrip("/") or "."
-        if "*" not in text:
-            text = "**/*" if text == "." else f"{text}/**/*"
-        self.text = text
+        path = PurePosixPath(pattern.strip())
+        while path.name == "**":
+            path = path.parent
+        text = path.as_posix() if "*" in str(path) else (path / "**/*").as_posix()
+        self.any_suffix = text.endswith("*")
+        self.text = text.removesuffix(".*")
 
     def __str__(self) -> str:
         return self.text.removesuffix("**/*") or "./"
-
-    @property
-    def any_suffix(self) -> bool:
-        """True if the pattern leaves the suffix open."""
-        return self.text.endswith("*")
 
     @cached_property
     def num_wildcards(self) -> int:
@@ -49,7 +52,17 @@ class FilePattern:
     @property
     def folder(self) -> Path:
         """Folder above the first wildcard."""
-        return self.root / self.text.partition("*")[0].rpartition("/")[0]
+        return self.root / self._fixed
+
+    @property
+    def _fixed(self) -> str:
+        """Text above the first wildcard."""
+        return self.text.partition("*")[0].rpartition("/")[0]
+
+    @cached_property
+    def _depth(self) -> float:
+        """Number of folders below `folder` that the pattern goes down."""
+        return math.inf if "**/" in self.text else self.text.removeprefix(f"{self._fixed}/").count("/")
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:
@@ -59,12 +72,35 @@ class FilePattern:
         return re.compile("".join(parts))
 
     def list_files(self) -> list[Path]:
-        """Return the matching images, sorted by path."""
-        # The stem of an open pattern ends with `*`; glob skips hidden files and folders, and follows links.
-        pattern = "".join(part if part in ("**/", "*") else glob.escape(part) for part in _WILDCARD.split(self.text))
-        names = glob.glob(pattern, root_dir=self.root, recursive=True)  # noqa: PTH207
-        files = (self.root / name for name in names if self._is_image(name))
-        return sorted(path for path in files if path.is_file())
+        """Return the matching images, sorted by path.
+
+        Raises:
+            DataError: A folder cannot be read.
+        """
+        return sorted(path for path in self._list_below(self.folder) if self.match(path) is not None)
+
+    def _list_below(self, folder: Path, above: tuple[os.stat_result, ...] = ()) -> Iterator[Path]:
+        """Yield the visible images in a folder, and below it as deep as the pattern goes.
+
+        Links are followed, but not back to one of the folders `above`.
+        """
+        try:
+            status = folder.stat()
+            if any(os.path.samestat(status, other) for other in above):
+                return
+            with os.scandir(folder) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+            # An entry raises an error if its link leads to itself; a path is neither a file nor a folder then.
+            items = [folder / entry.name if entry.is_symlink() else entry for entry in visible]
+            files = [item.name for item in items if self._is_image(item.name) and item.is_file()]
+            folders = [item.name for item in items if item.is_dir()] if len(above) < self._depth else []
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
+        yield from (folder / name for name in files)
+        for name in folders:
+            yield from self._list_below(folder / name, (*above, status))
 
     def _is_image(self, name: str) -> bool:
         return not self.any_suffix or name.lower().endswith(IMAGE_SUFFIXES)

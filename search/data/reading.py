@@ -84,9 +84,9 @@ class RawLabel:
     grey_step: int = 1
 
 
-def pack_colours(rgb: npt.NDArray[np.uint8]) -> Values:
+def pack_colours(rgb: npt.ArrayLike) -> Values:
     """Return colours as 24-bit numbers; shape [..., 3] to [...]."""
-    wide = rgb.astype(np.int64)
+    wide = np.asarray(rgb, dtype=np.int64)
     return np.asarray(wide[..., 0] * 65536 + wide[..., 1] * 256 + wide[..., 2])
 
 
@@ -142,13 +142,27 @@ def read_label(path: Path, coding: Coding, image: Path | None = None) -> LabelMa
     Raises:
         DataError: The file cannot be decoded, or has a value or colour that is not in `coding`.
     """
-    raw = resolve_palette(read_raw_label(path, image), coding)
-    classes = decode_values(raw, coding)
+    raw, classes = read_classes(path, coding, image)
     if (classes == _UNKNOWN).any():
         value = int(raw.values[classes == _UNKNOWN][0])
         noun = f"the colour {unpack_colour(value)}" if raw.is_coloured else f"the value {value}"
         raise DataError(f"{path} contains {noun}, expected {coding.name}")
     return classes.astype(np.uint8)
+
+
+def read_classes(path: Path, coding: Coding, image: Path | None) -> tuple[RawLabel, npt.NDArray[np.int16]]:
+    """Read a label; return its content, and the class of each pixel, int16 [H, W], see `decode_values`.
+
+    Args:
+        path: Label file.
+        coding: Meaning of its values.
+        image: See `read_raw_label`.
+
+    Raises:
+        DataError: The file cannot be decoded, or is not in `coding`.
+    """
+    raw = resolve_palette(read_raw_label(path, image), coding)
+    return raw, decode_values(raw, coding)
 
 
 def decode_values(raw: RawLabel, coding: Coding) -> npt.NDArray[np.int16]:
@@ -250,8 +264,3 @@ def is_trivial_palette(palette: Values, used: Values) -> bool:
     inside = used[used < len(palette)]
     is_ramp = not (palette % _GREY).any() and np.array_equal(palette[inside], GREY_PALETTE[inside])
     return len(palette) > 1 and (is_ramp or not palette.any())
-
-
-def count_classes(labels: LabelMap) -> npt.NDArray[np.int64]:
-    """Return the number of pixels of each class, [256]; the last is void."""
-    return np.bincount(labels.ravel(), minlength=IGNORE + 1)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from ...errors import LgcError, UnknownNameError
-from ...models.images import Normalisation
+from ...models.images import Normalisation, list_pixel_scales
 from ...models.space.settings import format_validation_error
 
 Colour = tuple[int, int, int]
@@ -246,17 +246,15 @@ class NormalisationSettings(_Model):
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
-        if self.range == "0..1":
-            wrong = {name: max(values) for name, values in (("mean", self.mean), ("std", self.std)) if max(values) > 1}
-        else:  # a mean of 0 or a std of 1 leaves pixels as they are
-            values = {"mean": max(self.mean), "std": min(self.std)}
-            wrong = {name: value for name, value in values.items() if 0 < value < 1 or (name, value) == ("mean", 1)}
-        for name, value in wrong.items():
-            other = "0..255" if self.range == "0..1" else "0..1"
-            raise ValueError(
-                f"{name} {value:g} is not of the range {self.range}: write mean and std of one range, perhaps {other}"
-            )
         self.build()
+        scale, other = (1.0, "0..255") if self.range == "0..1" else (255.0, "0..1")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            for value in values:
+                if not list_pixel_scales([value], ()) <= {scale}:
+                    raise ValueError(
+                        f"{name} {value:g} is not of the range {self.range}: write mean and std of one range, perhaps "
+                        f"{other}"
+                    )
         return self
 
     def build(self) -> Normalisation:

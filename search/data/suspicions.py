@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .labels import IGNORE
 from .pairs import Pair
-from .reading import Coding, RawLabel, decode_values, read_raw_label, resolve_palette
+from .reading import Coding, RawLabel, read_classes
 
 MOSTLY, NEARLY_ALL = 0.5, 0.95
 """Shares of ignored pixels from which labels are suspicious: of values that are all train ids, and of any."""
@@ -58,8 +58,7 @@ def read_summary(pair: Pair) -> LabelSummary:
         DataError: The file cannot be read.
     """
     assert pair.label is not None
-    raw = resolve_palette(read_raw_label(pair.label, pair.image), pair.coding)
-    return summarise_label(raw, decode_values(raw, pair.coding), pair.coding)
+    return summarise_label(*read_classes(pair.label, pair.coding, pair.image), pair.coding)
 
 
 def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[str]:

@@ -36,7 +36,7 @@ def load_batches(
     Each epoch has a random order. A dataset smaller than a batch repeats its images.
 
     Args:
-        dataset: dataset to draw from; its own epoch is ignored.
+        dataset: dataset to draw from.
         batch: batch size of this process, in images.
         seed: random seed of the order.
         start: first step.

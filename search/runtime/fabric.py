@@ -171,8 +171,8 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingError(f"out of memory; the last checkpoint is kept. Lower {advice}") from error
+        raise TrainingError(f"out of memory; the last checkpoint, if any, is kept. Lower {advice}") from error
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS):
             raise
-        raise TrainingError(f"out of memory; the last checkpoint is kept. Lower {advice}") from error
+        raise TrainingError(f"out of memory; the last checkpoint, if any, is kept. Lower {advice}") from error

@@ -69,7 +69,7 @@ def run_steps(
         on_step: callback for the number of finished steps and `stop`.
 
     Raises:
-        TrainingError: a loss is NaN or infinite; the last checkpoint is kept.
+        TrainingError: a loss is NaN or infinite; the last checkpoint, if any, is kept.
         DataError: a file of the dataset is damaged or holds foreign values.
     """
     started = saved = logged = time.monotonic()

@@ -152,7 +152,7 @@ class SupernetTrainer:
             on_step: callback for the number of finished steps and `stop`.
 
         Raises:
-            TrainingError: a loss is NaN or infinite; the last checkpoint is kept.
+            TrainingError: a loss is NaN or infinite; the last checkpoint, if any, is kept.
         """
         self.net.train()
         run_steps(self, self._load_batches(halves, stop), stop, run, on_step)
@@ -237,7 +237,7 @@ class SupernetTrainer:
     def _require_finite(self, value: float, name: str) -> float:
         if not math.isfinite(value):
             raise TrainingError(
-                f"the {name} is {value} at step {self.step}; the last checkpoint is kept. "
+                f"the {name} is {value} at step {self.step}; the last checkpoint, if any, is kept. "
                 f"Lower the learning rate, or check the images of that step"
             )
         return value

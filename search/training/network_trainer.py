@@ -162,7 +162,7 @@ class NetworkTrainer:
 
     def _advise(self) -> str:
         other = "" if self.config.precision == "fp32" else f", or use --precision fp32, not {self.config.precision}"
-        return f"the last checkpoint is kept. Lower --lr from {self.config.lr:g}{other}"
+        return f"the last checkpoint, if any, is kept. Lower --lr from {self.config.lr:g}{other}"
 
     def snapshot(self) -> TrainingState:
         """Return the state that `restore` loads.
@@ -224,7 +224,7 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
     """Restore the last checkpoint, if there is one, and make the remaining steps.
 
     Raises:
-        TrainingError: a loss is NaN or infinite; the last checkpoint is kept.
+        TrainingError: a loss is NaN or infinite; the last checkpoint, if any, is kept.
         DataError: a file of the dataset is damaged or holds foreign values.
     """
     config, fabric = trainer.config, trainer.fabric

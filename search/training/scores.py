@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from ..runtime.run_folder import OnStep
 
+MAX_UPSAMPLED = 1 << 27
+"""Number of logits that are upsampled at once, half a gigabyte, but at least `VECTOR` channels."""
+VECTOR = 16
+"""Most channels that torch computes in one instruction on a CPU."""
 OnImage = Callable[[int, Tensor], None]
 """Callback for an image's index in the dataset and its predicted classes, int64 [H, W] on the CPU."""
 
@@ -80,8 +85,7 @@ def evaluate_network(
             logits = get_logits(network(image.to(device)))
             if not bool(logits.isfinite().all()):
                 raise TrainingError(f"the network returned NaN or infinite logits for {dataset.pairs[index].image}")
-            full = F.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
-            classes = full.argmax(dim=1)
+            classes = find_classes(logits.float(), (height, width))
             counts += multiclass_confusion_matrix(
                 classes,
                 label.to(device),
@@ -98,6 +102,32 @@ def evaluate_network(
         extent = torch.as_tensor(fabric.all_reduce(extent, reduce_op="max"))
     height, width, *lowest = extent.tolist()
     return compute_scores(counts.cpu(), dataset.classes), (height, width) if lowest == [-height, -width] else None
+
+
+def find_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the classes of logits upsampled bilinearly, [1, C, h, w] -> [1, *size].
+
+    Above `MAX_UPSAMPLED` values, some channels are upsampled at a time, bit-identically: torch's kernels round by
+    memory format and position in a vector, and have others for up to three channels.
+    """
+
+    def upsample(part: Tensor) -> Tensor:
+        return F.interpolate(part, size=size, mode="bilinear", align_corners=False)
+
+    channels = logits.shape[1]
+    count = max(1, MAX_UPSAMPLED // (size[0] * size[1] * VECTOR)) * VECTOR
+    bounds = [*range(0, channels - 3, count), channels]
+    if len(bounds) <= 2:
+        return upsample(logits).argmax(dim=1)
+    is_last = logits.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if is_last else torch.contiguous_format
+    parts = (logits[:, start:end].contiguous(memory_format=order) for start, end in pairwise(bounds))
+    best, classes = upsample(next(parts)).max(dim=1)
+    for start, part in zip(bounds[1:], parts, strict=False):
+        values, indices = upsample(part).max(dim=1)
+        classes = torch.where(values > best, indices + start, classes)
+        best = torch.maximum(best, values)
+    return classes
 
 
 def compute_scores(confusion: Tensor, classes: tuple[str, ...]) -> Scores:

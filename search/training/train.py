@@ -17,6 +17,7 @@ from ...models.nets.weights import WEIGHTS_FILE, load_weights, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
+from ..data.description import DatasetSpec
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.provenance import hash_images
 from ..runtime.run_folder import IMAGE_HASHES, OnStep, RunFolder
@@ -79,8 +80,8 @@ def train(
     chosen = source if isinstance(source, RunNetwork) else RunNetwork(source)
     folder = chosen.choose_folder(out)
     initial = find_initial_weights(chosen.run or folder, config.init)
-    definition = _define_network(chosen, folder, data, config, log)
-    dataset, validation = _load_images(data, definition.input, config)
+    definition, spec = _define_network(chosen, folder, data, config, log)
+    dataset, validation = _load_images(spec, definition.input, config)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
     teacher = load_teacher(config, definition, chosen.teacher, log)
     network, probe, random_parts = _prepare_network(definition, initial, config, fabric, log)
@@ -120,8 +121,10 @@ def _weigh_classes(dataset: SegmentationDataset, config: TrainConfig) -> Tensor 
     return compute_class_weights(dataset) if config.balanced else None
 
 
-def _define_network(chosen: RunNetwork, folder: Path, data: Path, config: TrainConfig, log: Log) -> NetworkDefinition:
-    """Return the network with the classes of the dataset, after checks of size, crop and classes."""
+def _define_network(
+    chosen: RunNetwork, folder: Path, data: Path, config: TrainConfig, log: Log
+) -> tuple[NetworkDefinition, DatasetSpec]:
+    """Return the network with the classes of the dataset, after checks of size, crop and classes, and the dataset."""
     known = chosen.run or (folder if read_record(folder) is not None else None)
     stored = None if known is None else load_definition(known, chosen.network, log)
     source, size = (chosen.network, chosen.input) if stored is None else (stored.source, chosen.input or stored.input)
@@ -142,15 +145,15 @@ def _define_network(chosen: RunNetwork, folder: Path, data: Path, config: TrainC
         require_classes(dataset, architecture.search_space.classes, architecture.space.name)
     elif config.crop is not None and any(side > limit for side, limit in zip(config.crop, size, strict=True)):
         raise UsageError(f"--crop {config.crop[0]}x{config.crop[1]} is larger than --input {size[0]}x{size[1]}")
-    return definition
+    return definition, dataset.spec
 
 
 def _load_images(
-    data: Path, size: tuple[int, int], config: TrainConfig
+    spec: DatasetSpec, size: tuple[int, int], config: TrainConfig
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Return the training and the validation images."""
-    dataset = load_dataset(data, config.train_split, size, augment=True, seed=config.seed, crop=config.crop)
-    return dataset, load_dataset(data, VALIDATION_SPLIT, size, full_labels=True)
+    dataset = load_dataset(spec, config.train_split, size, augment=True, seed=config.seed, crop=config.crop)
+    return dataset, load_dataset(spec, VALIDATION_SPLIT, size, full_labels=True)
 
 
 def _prepare_network(

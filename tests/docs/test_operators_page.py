@@ -13,26 +13,14 @@ from lgc.models.recipe import ACTIVATIONS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operators.md").read_text()
 SETTINGS = {
-    "lgc-profile": "--rounds 4 --networks 4 --backend torch --context isolated",
+    "lgc-scenes": "--train 4 --val 2 --size 32x32",
+    "lgc-profile": "--input 32x32 --rounds 4 --networks 4 --backend torch --context isolated",
     "lgc-lut": "",
     "lgc-search": "--steps 2 --batch 2 --trials 0",
     "lgc-train": "--steps 2 --batch 2",
     "lgc-export": "--seconds 0.1s",
     "lgc-predict": "",
 }
-SPACE = """
-name: mine
-input: [32, 32]
-classes: 11
-operators: [zero, skip, se_conv, cross_conv, attention]
-cells: 1
-reductions: [0]
-channels: 4
-nodes: 1
-stem: {channels: 4, strides: [2, 2]}
-fusion: {nodes: 1, channels: 4, level: 3}
-head_channels: 4
-"""
 
 
 def code_blocks(language):
@@ -50,8 +38,8 @@ def test_examples_run_as_printed(own_operators, tmp_path, monkeypatch, call):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for code in code_blocks("python"):
         Path(re.match(r"# (\S+)\n", code)[1]).write_text(code)
-    Path("mine.yaml").write_text(SPACE)
-    assert call("lgc-scenes", "--train", 4, "--val", 2, "--test", 0, "--size", "32x32", "--out", "scenes").code == 0
+    (space,) = code_blocks("yaml")
+    Path("operators.yaml").write_text(space)
     for line in code_blocks("sh")[0].splitlines():
         program, *words = shlex.split(line)
         for name in ("se_conv", "cross_conv", "attention"):
@@ -60,6 +48,6 @@ def test_examples_run_as_printed(own_operators, tmp_path, monkeypatch, call):
             del sys.modules[name]
         done = call(program, *words, *shlex.split(SETTINGS[program]))
         assert done.code == 0, f"{line}\n{done.err}"
-    with LatencyTable.open("mine.lut", inspect=True) as table:
+    with LatencyTable.open("operators.lut", inspect=True) as table:
         assert {entry.key.split("/")[0] for entry in table.entries()} >= {"se_conv", "cross_conv", "attention"}
     assert "se_conv" not in OPERATORS

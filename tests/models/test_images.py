@@ -16,7 +16,6 @@ from lgc.models.images import (
     Normalisation,
     check_image,
     decode_image,
-    list_folder,
     normalise_image,
     read_header,
     read_pixels,
@@ -193,17 +192,6 @@ class TestPixelLimit:
         monkeypatch.setenv(MAX_PIXELS_VARIABLE, "3e8")
         with pytest.raises(UsageError, match="LGC_MAX_PIXELS must be a number of pixels, got '3e8'"):
             read_pixels(tmp_path / "a.png")
-
-
-def test_folder_lists_visible_images(tmp_path):
-    names = ["b.png", "deep/a.JPG", "notes.txt", "._b.png", ".DS_Store", "Thumbs.db", ".git/c.png", "__MACOSX/b.png"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "z.png").symlink_to(tmp_path / "missing.png")
-    images, others = list_folder(tmp_path)
-    assert images == [tmp_path / "b.png", tmp_path / "deep/a.JPG", tmp_path / "z.png"]
-    assert others == [tmp_path / "notes.txt"]
 
 
 class TestNormalisation:

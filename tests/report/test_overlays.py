@@ -62,9 +62,29 @@ def test_many_classes_and_long_names_fit():
     assert set(legend.palette) <= visible
 
 
-def test_names_in_any_script_are_drawn():
-    legend = Legend(("道路", "Straße"), LEGEND.palette)
-    assert draw_overlays([Overlay("写真.png", fit(50, 60))], legend, ["", "", ""]).size
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("道路", "class 7"),
+        ("Straße", "class 7: Stra?e"),
+        ("Łąka", "class 7: ?aka"),
+        ("road \u2013 wet", "class 7: road ? wet"),
+        ("Vélo", "class 7: Velo"),
+        ("Ve\u0301lo", "class 7: Velo"),
+        ("the farthest Straße", "class 7: ...t Stra?e"),
+        ("tram", "tram"),
+    ],
+)
+def test_name_without_glyphs_has_its_id(name, drawn):
+    pages = [draw_overlays([], Legend((text,), LEGEND.palette), [""], [7]) for text in (name, drawn)]
+    assert np.array_equal(*pages)
+    assert not np.array_equal(pages[0], draw_overlays([], Legend(("class 8",), LEGEND.palette), [""], [7]))
+
+
+def test_titles_in_any_script_are_drawn():
+    picture = fit(50, 60)
+    pages = [draw_overlays([Overlay(title, picture)], LEGEND, ["", ""]) for title in ("写é.png", "?e.png")]
+    assert np.array_equal(*pages)
 
 
 def test_page_without_pictures_has_a_legend():

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lgc.models.images import list_images, normalise_image, read_pixels
+from lgc.models.image_folders import list_images
+from lgc.models.images import normalise_image, read_pixels
 from lgc.models.nets.definition import RunNetwork, load_definition
 from lgc.models.nets.peers import PEERS
 from lgc.models.nets.sources import load_source
@@ -101,7 +102,7 @@ def test_exported_file_is_self_contained(scope, toy, street, call):
     assert (model.class_names, model.palette) == (definition.class_names, definition.palette)
     assert model.normalisation == definition.normalisation
     assert model.metadata["network"] == "factory:user_networks.py:build", "no folder of this machine"
-    pixels = read_pixels(next(list_images(street / "CamVid" / "val")))
+    pixels = read_pixels(list_images(street / "CamVid" / "val")[0])
     array = pixels[None] if scope == "end-to-end" else normalise_image(pixels)[None]
     network = user_networks.Toy(11).eval()
     network.load_state_dict(load_weights(toy / "weights.safetensors", definition))

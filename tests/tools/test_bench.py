@@ -259,7 +259,7 @@ def test_model_without_images_is_timed(call, tmp_path):
     path = onnx_files.save(onnx_files.tokens(), tmp_path / "m.onnx")
     done = call("lgc-bench", path, *SHORT)
     assert done.code == 0, done.err
-    assert "1x5, as is, to 1x5x3, onnxruntime on cpu, fp32" in done.out
+    assert "1x5, as is, to 1x5x3, onnxruntime on cpu, fp32, 1 thread" in done.out
 
 
 def test_files_are_bound_to_each_size(call, tmp_path):

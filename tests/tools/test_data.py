@@ -49,9 +49,11 @@ def test_folder_alone_is_shown(call, scenes):
 
 def test_show_prints_json(call, own):
     content = json.loads(call("lgc-data", "show", own, "--json").out)
-    assert list(content) == ["name", "root", "classes", "ignored_label_values", "splits", "normalisation", "remarks"]
-    assert content["classes"][0] == {"name": "[b]road", "colour": [9, 9, 9], "label_values": [0]}
-    assert content["ignored_label_values"] == [255]
+    ignored = ["ignored_label_values", "ignored_label_colours"]
+    assert list(content) == ["name", "root", "classes", *ignored, "splits", "normalisation", "remarks"]
+    road = {"name": "[b]road", "colour": [9, 9, 9], "label_values": [0], "label_colours": []}
+    assert content["classes"][0] == road
+    assert [content[key] for key in ignored] == [[255], []]
     assert content["splits"] == {"train": 3, "val": 3}
     assert call("lgc-data", own / "dataset.yaml", "--json").out == call("lgc-data", own, "--json").out
 
@@ -61,6 +63,23 @@ def test_label_values_of_classes_are_shown(call, tmp_path):
     rows = [line.split() for line in call("lgc-data", tmp_path / "four").out.splitlines()]
     assert ["1", "construction", "70", "70", "70", "2-7"] in rows
     assert ["ignored", "255"] in rows
+
+
+@pytest.mark.parametrize("kind", ["", "kind: palette\n"])
+def test_label_colours_of_classes_are_shown(call, own, kind):
+    for path in own.glob("labels/*/*.png"):
+        label = Image.fromarray(np.zeros((8, 8), np.uint8))
+        label.putpalette([0, 0, 200])
+        label.save(path)
+    description = (own / "dataset.yaml").read_text()
+    (own / "dataset.yaml").write_text(f"{description}ignore: [255, '1 1 1']\n{kind}")
+    rows = [line.split() for line in call("lgc-data", own).out.splitlines()]
+    assert ["1", "sky", "0", "0", "200", "#0000c8"] in rows
+    assert ["ignored", "#010101"] in rows
+    content = json.loads(call("lgc-data", own, "--json").out)
+    assert content["classes"][1]["label_values"] == []
+    assert content["classes"][1]["label_colours"] == [[0, 0, 200]]
+    assert content["ignored_label_colours"] == [[1, 1, 1]]
 
 
 def test_names_are_printed_as_they_are(call, own):

@@ -8,7 +8,9 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lgc.lut import LatencyTable, Predictor
 from lgc.models import Architecture
@@ -224,6 +226,21 @@ def test_onnx_file_is_exported(call, tmp_path):
     for line in ("computes main only, not all 2 outputs", "input x [n, 3, h, w] bound to 1x3x16x24", "no prediction"):
         assert line in done.err
     assert "files, compared with the original" in call("lgc-export", path, *options).out
+
+
+def test_label_maps_do_not_calibrate(call, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("1", "2", "3"):
+        for folder, pixels in (("JPEGImages", rng.integers(0, 256, (16, 24, 3), np.uint8)), ("Labels", np.eye(16) > 0)):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / f"data/{folder}/{name}.png")
+    path = onnx_files.save(onnx_files.two_outputs((1, 3, 16, 24)), tmp_path / "m.onnx")
+    options = ("--output-name", "main", "--out", tmp_path / "out", "--precision", "int8", "--json")
+    done = call("lgc-export", path, *options, "--data", tmp_path / "data")
+    assert f"skipped in folder {tmp_path}/data, labels: 3 in Labels/, e.g. Labels/1.png" in done.err.splitlines()
+    photos = call("lgc-export", path, *options, "--data", tmp_path / "data/JPEGImages")
+    agreements = [json.loads(run.out)["files"][0]["agreement"] for run in (done, photos)]
+    assert agreements[0] == agreements[1]
 
 
 def test_options_of_the_other_kind_are_refused(call, tmp_path, mini_space):

@@ -22,14 +22,17 @@ from lgc.errors import DataError
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
 from lgc.profiler.deployment.network import Network, write_onnx
+from lgc.profiler.inference.painting import Legend
 from lgc.profiler.inference.segmenter import Segmenter
 from lgc.profiler.inference.video import Clip
-from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE
+from lgc.report.overlays import draw_overlays
+from lgc.search.data.layouts import load_layout
 from lgc.search.data.synthetic.writers import write_scenes
 
-from ..profiler.inference.graphs import SIZE, list_halves, make_halves, make_value, write_copy
+from ..profiler.inference.graphs import SIZE, list_halves, make_halves, make_value, write_copy, write_mask
 
 NTSC = Fraction(30000, 1001)
+CAMVID = load_layout("camvid").classes
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ def test_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
     assert result["legend"] == str(out / "legend.png")
     assert sorted(result["files"]) == sorted(str(out / name) for name in names)
     assert result["images"] == 3
-    assert list(result["classes"]) == list(CAMVID_CLASSES)
+    assert list(result["classes"]) == list(CAMVID)
     counts = sum(np.bincount(np.asarray(Image.open(out / f"{stem}-ids.png")).ravel(), minlength=11) for stem in stems)
     assert list(result["classes"].values()) == pytest.approx(list(100 * counts / counts.sum()))
     took = result["ms_per_image"]
@@ -101,7 +104,7 @@ def test_folder_gives_masks_and_overlays(call, file, photos, tmp_path):
         assert np.array_equal(ids, segmenter.segment(pixels))
     with Image.open(out / "deep/a-ids.png") as image:
         assert image.mode == "L"
-    assert np.array_equal(mask, np.array(CAMVID_PALETTE, np.uint8)[ids])
+    assert np.array_equal(mask, np.array([*CAMVID.values()], np.uint8)[ids])
     assert np.abs(overlay - (0.75 * pixels + 0.25 * mask)).max() < 1
 
 
@@ -128,6 +131,29 @@ def test_dataset_is_segmented_without_its_labels(call, file, tmp_path):
     assert not list(out.rglob("*annot*"))
 
 
+def test_images_outside_the_dataset_folder_are_counted(call, file, photos, tmp_path):
+    (photos / "dataset.yaml").write_text(
+        "name: own\nroot: ..\nclasses: [a, b]\nlabels: labels\n"
+        "splits: {train: {images: photos/deep}, val: {images: elsewhere}}\n"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere/c.png")
+    done = call("lgc-predict", file, photos, "--out", tmp_path / "out", "--json")
+    assert json.loads(done.out)["images"] == 2
+    lines = done.err.splitlines()
+    assert f"{photos} is a dataset (own): its images are segmented, not its labels: train 2" in lines
+    (line,) = (line for line in lines if "outside the folder not segmented" in line)
+    assert line.startswith(f"{photos}: 1 image of the dataset ")
+    assert line.endswith("elsewhere/c.png")
+
+
+def test_label_maps_among_images_are_skipped(call, file, photos, tmp_path):
+    Image.fromarray(np.eye(20, 31, dtype=np.uint8)).save(photos / "a_mask.png")
+    done = call("lgc-predict", file, photos, "--out", tmp_path / "out", "--json")
+    assert f"skipped in folder {photos}, labels: 1 in ./, e.g. a_mask.png" in done.err.splitlines()
+    assert json.loads(done.out)["images"] == 3
+
+
 def test_output_beside_input_is_rejected(call, file, photos):
     before = sorted(photos.rglob("*"))
     refused = call("lgc-predict", file, photos / "a.png", "--out", photos)
@@ -144,10 +170,12 @@ def test_refusal_is_the_only_line(call, file, tmp_path):
 
 def test_legend_lists_classes_and_shares(call, file, photos, tmp_path):
     done = call("lgc-predict", file, photos, "--out", tmp_path / "out")
-    rows = {line.split("  ")[0]: line.split() for line in done.out.splitlines() if "#" in line}
-    assert set(rows) <= set(CAMVID_CLASSES)
-    for name, (*_, colour, share, percent) in rows.items():
-        assert colour == "#{:02x}{:02x}{:02x}".format(*CAMVID_PALETTE[CAMVID_CLASSES.index(name)])
+    rows = [line.split() for line in done.out.splitlines() if "#" in line]
+    assert rows
+    for index, name, *_, colour, share, percent in rows:
+        expected, rgb = list(CAMVID.items())[int(index)]
+        assert expected.startswith(name)
+        assert colour == "#{:02x}{:02x}{:02x}".format(*rgb)
         assert (0 <= float(share) <= 100, percent) == (True, "%")
     assert "images per second on cpu, onnxruntime, fp32, 1 thread" in done.out
     assert "not included:" in done.out
@@ -210,7 +238,7 @@ def test_damaged_input_keeps_complete_files_only(call, file, photos, tmp_path):
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out)
     assert done.code == 1
-    assert f"not segmented: 1 file\ncannot read image {broken}: truncated or damaged" in done.err
+    assert f"not segmented: 1 input\ncannot read image {broken}: truncated or damaged" in done.err
     assert len([path for path in out.rglob("*-*") if path.is_file()]) == 6
 
 
@@ -257,18 +285,21 @@ def test_photo_folder_with_bad_files(call, file, photos, tmp_path, monkeypatch):
         (photos / name).write_bytes(b"\0\5\x16\7")
     (photos / "empty.png").touch()
     (photos / "text.jpg").write_text("text")
+    (photos / "disk").symlink_to("/nowhere/disk")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     Image.new("RGB", (200, 101)).save(photos / "huge.png")
     out = tmp_path / "out"
     done = call("lgc-predict", file, photos, "--out", out, "--json")
     assert done.code == 1
     assert json.loads(done.out)["images"] == 3
-    *_, title, empty, huge, text = done.err.splitlines()
-    assert title == "not segmented: 3 files"
+    *_, title, disk, empty, huge, text = done.err.splitlines()
+    assert title == "not segmented: 4 inputs"
     assert empty == f"cannot read image {photos}/empty.png: it is an empty file"
     assert huge.startswith(f"cannot read image {photos}/huge.png: too large: 20200 pixels")
     assert text == f"cannot read image {photos}/text.jpg: it is text that begins with 'text'"
-    assert json.loads(done.out)["failed"] == {line.split()[3][:-1]: line for line in (empty, huge, text)}
+    assert disk == f"cannot read {photos}/disk: broken link to /nowhere/disk"
+    failed = {line.split()[3][:-1]: line for line in (empty, huge, text)}
+    assert json.loads(done.out)["failed"] == {str(photos / "disk"): disk, **failed}
     assert len(list(out.rglob("*-*.png"))) == 6
 
 
@@ -394,6 +425,27 @@ class TestForeignFile:
         (tmp_path / "p.yaml").write_text("a: [0, 0, 0]")
         refused = predict(tmp_path / "x.onnx", "--palette", tmp_path / "p.yaml")
         assert "has 4 classes, the palette 1" in refused.refusal("lgc-predict")
+
+    def test_legend_picture_keeps_class_ids(self, predict, tmp_path):
+        colours = [[200, 0, 0], [0, 200, 0], [0, 0, 200], [9, 9, 9]]
+        (tmp_path / "p.yaml").write_text(json.dumps(dict(zip(("道路", "天空", "树木", "x"), colours, strict=True))))
+        done = predict(write_copy(tmp_path / "x.onnx"), "--range", "0..1", "--palette", tmp_path / "p.yaml")
+        assert done.code == 0, done.err
+        legend = Legend(("class 0", "class 2"), ((200, 0, 0), (0, 0, 200)))
+        shown = np.asarray(Image.open(tmp_path / "out/legend.png"))
+        assert np.array_equal(shown, draw_overlays([], legend, ["50.0 %"] * 2))
+
+    def test_palette_keeps_mask_background_transparent(self, predict, halves, tmp_path):
+        (tmp_path / "p.yaml").write_text("none: [0, 0, 0]\nred: [0, 200, 0]")
+        file = write_mask(tmp_path / "x.onnx", onnx.helper.make_node("Sigmoid", ["l"], ["output"]))
+        done = predict(file, "--range", "0..1", "--palette", tmp_path / "p.yaml")
+        assert done.code == 0, done.err
+        image, overlay, ids = (
+            np.asarray(Image.open(path))
+            for path in (halves, tmp_path / "out/halves-overlay.png", tmp_path / "out/halves-ids.png")
+        )
+        assert {0, 1} == {*ids.ravel().tolist()}
+        assert np.array_equal((overlay == image).all(-1), ids == 0)
 
     def test_assumed_dataset_is_reported(self, call, photos, file, tmp_path):
         done = call("lgc-predict", file, photos, "--out", tmp_path / "out")

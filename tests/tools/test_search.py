@@ -491,7 +491,10 @@ def test_folder_of_another_search_is_rejected(call, lut, data, run_search, tmp_p
     ("error", "message"),
     [
         (None, "loss of the architecture is nan at step 2"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; the last checkpoint is kept. Lower --batch"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "out of memory; the last checkpoint, if any, is kept. Lower --batch",
+        ),
     ],
 )
 def test_failed_search_exits_with_1(call, lut, data, tmp_path, monkeypatch, error, message):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from ...device import Device
 from ...report.terminal import format_quantity
-from .console import format_number, grid
+from .console import format_count, format_number, grid
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +61,7 @@ def _make_table(title: str, rows: Sequence[Timing], hidden: Collection[str]) -> 
     varying = [name for name, cells in texts.items() if len(set(cells)) > 1]
     shared = [f"on {first.device}" if "backend" in varying else f"{first.backend} on {first.device}"]
     shared += [] if "precision" in varying else texts["precision"][:1]
-    shared += [f"{first.threads} threads"] if first.threads > 1 else []
+    shared += [format_count(first.threads, "thread")] if Device(first.device).is_cpu else []
     shared += [] if "classes" in varying or first.classes is None else [f"{first.classes} classes"]
     cells = [_format_row(row) for row in rows]
     scored = any(row.miou is not None for row in rows)

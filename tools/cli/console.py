@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from io import TextIOWrapper
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -87,18 +88,25 @@ def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
         interrupted: message after Ctrl-C.
     """
     program = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale may lack e.g. the block of a legend's colour
     with keep_interrupts() as interrupts:
         try:
             code, message = int(app(standalone_mode=False, prog_name=program) or 0), ""
+            sys.stdout.flush()
         except LgcError as error:
             code, message = error.exit_code, str(error)
-        except BrokenPipeError:
-            sys.stderr.close()
-            code, message = 1, ""
-        except SystemExit as error:
+        except (BrokenPipeError, SystemExit) as error:
             from ...plugins import describe_error
 
-            code, message = 2, describe_error(error)
+            if BrokenPipeError in (type(error), type(error.__context__)):  # typer and rich turn it into a SystemExit
+                sys.stderr.close()
+                code, message = 1, ""
+            else:
+                code, message = 2, describe_error(error)
+        except MemoryError:
+            code, message = 2, "not enough memory: choose a smaller input or network, or close other programs"
         except OSError as error:
             code, message = 2, f"{error.filename or 'operating system'}: {error.strerror or error}"
         except Exception as error:
@@ -127,11 +135,17 @@ def _format_usage_error(error: Exception) -> str:
 
 
 def share_cores() -> None:
-    """Make torch's idle threads sleep, unless the environment says otherwise; call this before torch is imported.
+    """Fit torch's threads to the machine, unless the environment says otherwise; call this before torch is imported.
 
-    By default they spin, which slows training down several times on a machine with other work.
+    By default idle threads spin, which slows training down several times on a machine with other work. Threads beyond
+    the CPU quota of a container stop all of them again and again.
     """
+    from ...profiler.machine.cpu_limits import read_cpu_limits
+
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    limits = read_cpu_limits()
+    if limits.quota is not None and limits.quota < limits.allowed:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(int(limits.quota), 1)))
 
 
 def is_first_process() -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from ....errors import FileFormatError
 from ....precisions import INT8
 from ..graphs import RawModel, walk_nodes, walk_tensors
-from .costs import PACKED, TRANSPARENT, measure_tensors, read_tensors
+from .costs import PACKED, TRANSPARENT, measure_tensors, read_known_shapes
 from .macs import count_node_macs, is_product
 
 QDQ, QOPERATOR, DYNAMIC = "QDQ", "QOperator", "dynamic"
@@ -77,7 +77,7 @@ def _count_by_precision(model: Any, graph: Any, types: Mapping[str, str]) -> Cou
             kinds = [_FLOATS[types[name]] for name in node.input if types.get(name) in _FLOATS]
             is_int8 = _is_integer(node.op_type) or has_quantised_factors(node, producers)
             products += [(node, kind) for kind in (INT8 if is_int8 else "", *kinds) if kind][:1]
-    shapes = {name: shape for name, (shape, _) in read_tensors(graph).items()}
+    shapes = {name: shape for name, (shape, _) in read_known_shapes(graph).items()}
     counts = [count_node_macs(node, shapes) for node, _ in products]
     if None in counts and len({kind for _, kind in products}) > 1:  # their shares need the unknown shapes
         unknown = {name for node in graph.node for name in node.output if name} - shapes.keys()

@@ -12,8 +12,10 @@ mask, grid or normalisation of the image is indistinguishable from trained value
 from __future__ import annotations
 
 import math
+import re
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,7 @@ import numpy as np
 from ....errors import FileFormatError
 from ..graphs import HARDWARE_DOMAINS, list_subgraphs
 from ..ort_probe import OrtProbe
+from ..skeleton import load_skeleton
 from ..tensors import generate_array, read_inputs
 from .macs import Shapes, count_node_macs, get_attribute, get_shape, is_product
 
@@ -46,12 +49,9 @@ class OnnxCosts:
     uncounted: tuple[str, ...] = ()
 
 
-def count_costs(data: bytes) -> OnnxCosts:
-    """Count the costs of a serialised model with embedded weights and static shapes."""
-    import onnx
-
-    model = onnx.load_model_from_string(data)
-    graph, tensors = infer_tensors(model)
+def count_costs(data: bytes, skeleton: Any = None) -> OnnxCosts:
+    """Count the costs of a serialised model with embedded weights and static shapes; see `infer_tensors`."""
+    graph, tensors = infer_tensors(data, skeleton)
     shapes = {name: shape for name, (shape, _) in tensors.items()}
     counts = [(node.name or node.op_type, count_node_macs(node, shapes)) for node in graph.node]
     return OnnxCosts(
@@ -61,54 +61,83 @@ def count_costs(data: bytes) -> OnnxCosts:
     )
 
 
-def infer_tensors(model: Any, *, all_known: bool = False) -> tuple[Any, Tensors]:
-    """Return the graph and its tensors of known shape, as inferred by ONNX.
+def infer_tensors(data: bytes, skeleton: Any = None, *, all_known: bool = False) -> tuple[Any, Tensors]:
+    """Return the graph without large weights, and its tensors of known shape.
 
     ONNX cannot infer some shapes, e.g. through operators of ONNX Runtime such as QLinearAdd: those of products, or with
-    `all_known` those of all tensors, are measured by a run.
+    `all_known` those of all tensors, come from ONNX Runtime.
+
+    Args:
+        data: serialised model.
+        skeleton: the same model from `load_skeleton`; None to make it.
+        all_known: True for the shapes of all tensors.
     """
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    tensors = read_tensors(graph)
+    graph = (load_skeleton(data) if skeleton is None else skeleton).graph
+    tensors = read_known_shapes(graph)
     shapes = {name: shape for name, (shape, _) in tensors.items()}
     unknown = {name for node in graph.node for name in node.output if name} - shapes.keys()
     if (unknown and all_known) or any(is_product(n) and count_node_macs(n, shapes) is None for n in graph.node):
-        tensors |= measure_tensors(model, unknown)
+        tensors |= measure_tensors(onnx.load_model_from_string(data), unknown)
     return graph, tensors
 
 
 def measure_tensors(model: Any, names: set[str]) -> Tensors:
-    """Return shapes and types of computed tensors by two runs of ONNX Runtime; those that differ are left out."""
+    """Return shapes and types of computed tensors, as ONNX Runtime infers them or by two runs that give the same.
+
+    The runs return the shapes only: all tensors of a large image together take tens of gigabytes.
+    """
+    types: dict[str, int] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    with suppress(FileFormatError):
+        probe = _probe(model, [], sorted(names - {value.name for value in model.graph.output}))
+        for output in probe.session.get_outputs():
+            if kind := _read_type(output.type):
+                types[output.name] = kind
+                # an empty shape is that of a single value, or unknown
+                if output.shape and all(isinstance(length, int) for length in output.shape):
+                    shapes[output.name] = tuple(output.shape)
+        if unknown := sorted(types.keys() - shapes.keys()):
+            shapes |= _measure_shapes(model, unknown)
+    return {name: (shape, types[name]) for name, shape in shapes.items()}
+
+
+def _probe(model: Any, nodes: Sequence[Any], outputs: Sequence[str]) -> OrtProbe:
+    """Return a session of the model with further nodes and outputs."""
     import onnx
 
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
-    outputs = {value.name for value in model.graph.output}
-    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names - outputs))
-    try:
-        probe = OrtProbe(probed.SerializeToString(), "")
-        first, second = (_measure_outputs(probe, model, seed) for seed in range(2))
-    except FileFormatError:
-        return {}
-    return {name: tensor for name, tensor in first.items() if second.get(name) == tensor}
+    probed.graph.node.extend(nodes)
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return OrtProbe(probed.SerializeToString(), "")
 
 
-def _measure_outputs(probe: OrtProbe, model: Any, seed: int) -> Tensors:
-    """Return shapes and types of the outputs that are tensors, for random inputs."""
+def _read_type(text: str) -> int | None:
+    """Return the element type of a tensor in ONNX Runtime's words, e.g. `tensor(float)`; None for text and others."""
+    from onnx import TensorProto
+
+    name = re.fullmatch(r"tensor\((\w+)\)", text)
+    return None if name is None or name[1] == "string" else int(TensorProto.DataType.Value(name[1].upper()))
+
+
+def _measure_shapes(model: Any, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors in two runs with random inputs; those that differ are left out."""
     from onnx import helper
 
-    rng = np.random.default_rng(seed)
-    inputs = {spec.name: generate_array(rng, spec.shape, spec.dtype) for spec in read_inputs(model.graph.input, "")}
-    arrays = zip(probe.session.get_outputs(), probe.run(inputs), strict=True)
-    return {
-        output.name: (array.shape, helper.np_dtype_to_tensor_dtype(array.dtype))
-        for output, array in arrays
-        if isinstance(array, np.ndarray) and not array.dtype.hasobject
-    }
+    outputs = [f"{name}/lgc-shape" for name in names]
+    nodes = [helper.make_node("Shape", [name], [output]) for name, output in zip(names, outputs, strict=True)]
+    probe, specs = _probe(model, nodes, outputs), read_inputs(model.graph.input, "")
+    runs = []
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        arrays = probe.run({spec.name: generate_array(rng, spec.shape, spec.dtype) for spec in specs}, outputs)
+        runs.append([tuple(map(int, array)) for array in arrays])
+    return {name: first for name, first, second in zip(names, *runs, strict=True) if first == second}
 
 
-def read_tensors(graph: Any) -> Tensors:
+def read_known_shapes(graph: Any) -> Tensors:
     """Return the tensors of a graph whose static shapes are known."""
     tensors = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):

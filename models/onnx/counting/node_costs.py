@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .. import graphs
 from ..graphs import list_names, list_subgraphs
 from .costs import infer_tensors
 from .macs import count_group_macs, count_node_macs, get_attribute
@@ -56,21 +57,7 @@ def name_nodes(data: bytes) -> bytes:
     import onnx
 
     model = onnx.load_model_from_string(data)
-    names = [node.name for node in model.graph.node]
-    if all(names) and len(set(names)) == len(names):
-        return data
-    taken = set(names) - {""}
-    seen: set[str] = set()
-    for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
-            name = f"{node.name or node.op_type}_{index}"
-            while name in taken:
-                name += "_"
-            node.name = name
-            taken.add(name)
-        seen.add(node.name)
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    return bytes(model.SerializeToString()) if graphs.name_nodes(model.graph) else data
 
 
 class GraphCosts:
@@ -79,12 +66,11 @@ class GraphCosts:
     Args:
         data: serialised model with embedded weights, whose nodes have different names.
         precision: precision that the runtime computes in; `fp16` and `bf16` halve the bytes of a float32 model.
+        skeleton: the same model from `load_skeleton`; None to make it.
     """
 
-    def __init__(self, data: bytes, precision: str = "fp32") -> None:
-        import onnx
-
-        graph, tensors = infer_tensors(onnx.load_model_from_string(data), all_known=True)
+    def __init__(self, data: bytes, precision: str = "fp32", skeleton: Any = None) -> None:
+        graph, tensors = infer_tensors(data, skeleton, all_known=True)
         self._nodes = {node.name: node for node in graph.node}
         self._order = {node.name: position for position, node in enumerate(graph.node)}
         self._shapes = {name: shape for name, (shape, _) in tensors.items()}

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from ....errors import FileFormatError
+from .. import skeleton
 from ..graphs import HARDWARE_DOMAINS, RawModel, list_custom_operators, walk_nodes
 from ..ort_probe import DynamicOutputError, OrtProbe, first_line
+from ..skeleton import convert_weights, is_large, strip_weights
 from ..tensors import is_static, read_inputs
 
 
@@ -34,7 +36,7 @@ def normalise_graph(raw: RawModel) -> None:
 
 
 def infer_shapes(raw: RawModel) -> Any:
-    """Check the model, write static shapes to its outputs, and return a copy with the shapes of all tensors.
+    """Check the model, write static shapes to its outputs, and return its skeleton with the shapes of all tensors.
 
     A model that ONNX's checker rejects and ONNX Runtime loads is accepted with a remark. ONNX Runtime also runs the
     model where the shape of an output cannot be inferred.
@@ -93,21 +95,20 @@ def _replace_outputs(raw: RawModel, outputs: Iterable[Any]) -> None:
 
 
 def _check(model: Any) -> str | None:
-    """Return the complaint of ONNX's checker about a model; None if it is valid."""
+    """Return the complaint of ONNX's checker about a model; None if it is valid. Large weights are checked singly."""
     import onnx
 
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(convert_weights(strip_weights(model)), full_check=True)
+        for tensor in filter(is_large, model.graph.initializer):
+            onnx.checker.check_tensor(tensor)
+    except MemoryError:
+        raise
     except Exception as error:  # the errors of checker and shape inference share no base class
         return first_line(error)
     return None
 
 
 def _infer(model: Any) -> Any:
-    """Return a copy of a model with the shapes and types that ONNX can infer."""
-    import onnx
-
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # its errors share no base class; of a model that the checker rejects
-        return model
+    """Return the skeleton of a model with the shapes and types that ONNX can infer."""
+    return skeleton.infer_shapes(strip_weights(model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from ....errors import FileFormatError
 from ....files import LFS_POINTER, describe, is_lfs_pointer
@@ -39,10 +39,16 @@ def embed_external_data(raw: RawModel, path: Path | None) -> None:
             f"{raw.where}: its weights have {sum(sizes) / 1e9:.1f} GB, but a model must be below 2 GB to be embedded "
             "in one ONNX file: convert the weights to float16"
         )
+    groups: dict[str, list[tuple[Any, int]]] = {}
     for tensor, size in zip(tensors, sizes, strict=True):
-        tensor.raw_data = _read(tensor, size, path, raw)
-        tensor.ClearField("external_data")
-        tensor.data_location = onnx.TensorProto.DEFAULT
+        groups.setdefault(_read_entries(tensor).get("location", ""), []).append((tensor, size))
+    for location, group in groups.items():
+        data_path = _find_file(location, path, raw, f"weight {group[0][0].name!r}")
+        with data_path.open("rb") as file:
+            for tensor, size in group:
+                tensor.raw_data = _read(tensor, size, file, data_path, raw.where)
+                tensor.ClearField("external_data")
+                tensor.data_location = onnx.TensorProto.DEFAULT
     raw.change()
 
 
@@ -56,29 +62,38 @@ def _count_bytes(tensor: Any) -> int:
     return size
 
 
-def _read(tensor: Any, size: int, model: Path | None, raw: RawModel) -> bytes:
-    """Return the bytes of a tensor from its file."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    where, location, weight = raw.where, entries.get("location", ""), f"weight {tensor.name!r}"
+def _read_entries(tensor: Any) -> dict[str, str]:
+    """Return the place of a tensor in another file: location, offset, length."""
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _find_file(location: str, model: Path | None, raw: RawModel, weight: str) -> Path:
+    """Return the path of a file of weights; errors name the first weight in it."""
+    where = raw.where
     if model is None:
         raise FileFormatError(f"{where}: {weight} is in the file {location!r}: read the model from its folder")
     path = _locate(location, model, where, weight)
     if path != model.parent / location:
         remark = f"the path of its weights, {location}, has the separators of Windows: ONNX Runtime may not find them"
-        raw.remarks += [] if remark in raw.remarks else [remark]
+        raw.remarks.append(remark)
     if not path.is_file():
         raise FileFormatError(f"{where}: {weight} is in {path}, which is {describe(path)}: copy it next to the model")
     if is_lfs_pointer(path):
         raise FileFormatError(f"{where}: {weight} is in {path}: it is {LFS_POINTER}")
+    return path
+
+
+def _read(tensor: Any, size: int, file: BinaryIO, path: Path, where: str) -> bytes:
+    """Return the bytes of a tensor from its file at `path`."""
+    entries, weight = _read_entries(tensor), f"weight {tensor.name!r}"
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or size)
     except ValueError as error:
         raise FileFormatError(f"{where}: {weight} has an invalid offset or length in {path}") from error
     if length != size or offset < 0:
         raise FileFormatError(f"{where}: {weight} has {size} bytes, but {length} bytes at {offset} of {path} are named")
-    with path.open("rb") as file:
-        file.seek(offset)
-        data: bytes = file.read(length)
+    file.seek(offset)
+    data = file.read(length)
     if len(data) < length:
         raise FileFormatError(
             f"{where}: {weight} needs bytes {offset} to {offset + length} of {path}, which has only "

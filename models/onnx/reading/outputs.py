@@ -5,6 +5,7 @@ from __future__ import annotations
 from ....errors import FileFormatError, UnknownNameError
 from ..graphs import RawModel, keep_outputs
 from ..signature import OUTPUT_OPTION
+from ..skeleton import infer_shapes, strip_weights
 
 
 def cut_to_output(raw: RawModel, name: str) -> None:
@@ -14,8 +15,6 @@ def cut_to_output(raw: RawModel, name: str) -> None:
         UnknownNameError: The graph has no such tensor; the message lists the outputs.
         FileFormatError: The type of the tensor is unknown.
     """
-    import onnx
-
     graph = raw.model.graph
     outputs = {value.name: value for value in graph.output}
     if list(outputs) == [name]:
@@ -23,7 +22,7 @@ def cut_to_output(raw: RawModel, name: str) -> None:
     if name not in outputs:
         if not any(name in node.output for node in graph.node):
             raise UnknownNameError(f"output of {raw.where}:", name, outputs)
-        inferred = onnx.shape_inference.infer_shapes(raw.model, data_prop=True).graph.value_info
+        inferred = infer_shapes(strip_weights(raw.model)).graph.value_info
         values = [value for value in inferred if value.name == name]
         if not values:
             raise FileFormatError(f"{raw.where}: the type of tensor {name!r} is unknown: choose an output instead")

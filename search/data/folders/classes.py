@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -56,6 +56,7 @@ def _summarise(path: Path) -> _Content:
     _require_lossless(path)
     raw = read_raw_label(path)
     values, counts = np.unique(raw.values, return_counts=True)
+    _require_few(values, raw.is_coloured, path)
     pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     return _Content(path, raw.is_coloured, pixels, _list_palette(raw, pixels))
 
@@ -92,7 +93,7 @@ def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasse
     """
     paths = [path for path, *_ in files]
     with ThreadPoolExecutor() as pool:
-        contents = list(pool.map(_summarise, paths))
+        contents = [*_limit_classes(pool.map(_summarise, paths))]
     palette = _merge_palettes(contents)
     if palette is None:
         contents = [_as_colours(content) for content in contents]
@@ -103,10 +104,32 @@ def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasse
     for content in contents:
         pixels.update(content.values)
     by_colour = contents[0].is_coloured
-    if len(pixels) > MAX_CLASSES + (not by_colour):
-        noun = "colours" if by_colour else "values"
-        raise DataError(f"{paths[0].parent} has labels of {len(pixels)} {noun}, more than {MAX_CLASSES} classes")
+    _require_few(pixels, by_colour, paths[0])
     return _number_colours(pixels, paths) if by_colour else _number_values(pixels, palette or {}, paths)
+
+
+def _limit_classes(contents: Iterable[_Content]) -> Iterator[_Content]:
+    """Yield labels until they have too many values or colours, so that no more of them are kept in memory.
+
+    Raises:
+        DataError: They have.
+    """
+    known: dict[bool, set[int]] = {True: set(), False: set()}
+    for content in contents:
+        known[content.is_coloured].update(content.values)
+        _require_few(known[content.is_coloured], content.is_coloured, content.path)
+        yield content
+
+
+def _require_few(values: Sized, is_coloured: bool, path: Path) -> None:
+    """Check the number of label values, of which one may be ignored, or of colours.
+
+    Raises:
+        DataError: There are more than classes may be.
+    """
+    if len(values) > MAX_CLASSES + (not is_coloured):
+        noun = "colours" if is_coloured else "values"
+        raise DataError(f"{path.parent} has labels of {len(values)} {noun}, more than {MAX_CLASSES} classes")
 
 
 def _merge_palettes(contents: Iterable[_Content]) -> dict[int, int] | None:

@@ -22,21 +22,17 @@ class FolderDescription:
 
     Attributes:
         content: Content of a `dataset.yaml`, without `root`.
-        labels: Number of labels.
         origin: Where the classes come from, for messages.
         notes: Assumptions, a line each.
     """
 
     content: Mapping[str, Any]
-    labels: int
     origin: str
     notes: tuple[str, ...]
 
     def format(self, root: str) -> str:
         """Return the text of a `dataset.yaml` for the folder `root`."""
-        head = (
-            f"# Collected from {self.labels} labels. Edit the class names, and use --data THIS_FILE: docs/datasets.md\n"
-        )
+        head = "# Collected from all labels. Edit the class names, and use --data THIS_FILE: docs/datasets.md\n"
         fields = {"name": self.content["name"], "root": root, **self.content}
         return head + yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
 
@@ -76,4 +72,4 @@ def describe_folder(root: Path) -> FolderDescription | None:
         fields["splits"] = {split: {"share": round(end - start, 6)} for split, (start, end) in shares.items()}
     name = re.sub(r"[^\w.+ -]", "-", root.resolve().name) or "dataset"
     lines = tuple(f"{name}: {note}" for note in notes)
-    return FolderDescription({"name": name, **fields, **collected.fields}, len(labels), collected.origin, lines)
+    return FolderDescription({"name": name, **fields, **collected.fields}, collected.origin, lines)

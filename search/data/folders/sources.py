@@ -21,7 +21,7 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing"),
 }
 """Name of a split -> names of its folder or list."""
-LIST_FILES = ("{}.txt", "{}.lst", "lists/{}.txt", "lists/{}.lst", "list/{}.txt", "splits/{}.txt")
+LIST_FILES = tuple(f"{folder}{{}}.{end}" for folder in ("", "lists/", "list/", "splits/") for end in ("txt", "lst"))
 TRAIN_SHARE = 0.8
 """Share of the training images where nothing splits them."""
 MAX_ENDINGS = 3
@@ -204,19 +204,22 @@ def complete_labels(root: Path, sources: Mapping[str, Source]) -> tuple[dict[str
         DataError: Several label files belong to one image; or a list has an error.
     """
     completed, notes = dict[str, Source](), list[str]()
+    texts = {text for source in sources.values() for text in (source.images, source.labels)}
+    patterns = {text: FilePattern(root, text) for text in texts}
+    listed = {text: pattern.list_files() for text, pattern in patterns.items()}
     for split, source in sources.items():
-        labels, folder = FilePattern(root, source.labels), FilePattern(root, source.images).folder
-        entries = source.open(root, split).list_images()
+        labels, folder = patterns[source.labels].folder, patterns[source.images].folder
+        entries = source.open(root, split).entries
         own = {_get_name(image, folder) for image, label in entries if label is None and folder in image.parents}
-        same = [FilePattern(root, other.images) for other in sources.values() if other.labels == source.labels]
-        names = own | {_get_name(image, images.folder) for images in same for image in images.list_files()}
-        files = [path.relative_to(labels.folder).as_posix() for path in labels.list_files()]
+        same = {other.images for other in sources.values() if other.labels == source.labels}
+        names = own | {_get_name(image, patterns[images].folder) for images in same for image in listed[images]}
+        files = [path.relative_to(labels).as_posix() for path in listed[source.labels]]
         owners = {file: _list_owners(file, names) for file in files}
         ending = _choose_ending(owners, own)
         is_plain = ending == _PLAIN or ending.lower() in LABEL_SUFFIXES
         completed[split] = source if is_plain else replace(source, labels=f"{source.labels}/**/*{ending}")
         unread = _find_unread(owners, own, ending)
-        _require_single_labels(labels.folder, unread, ending)
+        _require_single_labels(labels, unread, ending)
         if unread:
             endings = Counter(file.removeprefix(owner) for file, owner in unread.items()).most_common()
             shown = [f"*{end}" for end, _ in endings[:MAX_ENDINGS]] + ["others"] * (len(endings) > MAX_ENDINGS)

@@ -114,6 +114,6 @@ def _has(base: Path, part: str) -> bool:
 
 def _has_frame_names(layout: LayoutSettings, base: Path) -> bool:
     """Return True if all images are called like CamVid's frames."""
-    patterns = [FilePattern(base, str(layout.images).replace("{split}", split)) for split in layout.splits]
-    frames = [image for pattern in patterns for image in pattern.list_files()]
+    patterns = {str(layout.images).replace("{split}", split) for split in layout.splits}
+    frames = [image for pattern in patterns for image in FilePattern(base, pattern).list_files()]
     return bool(frames) and all(official_split(image.stem) for image in frames)

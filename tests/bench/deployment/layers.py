@@ -54,7 +54,7 @@ def measure_peer(
 ) -> dict[str, Any]:
     """Return the layers of a peer, and the difference of their sum from the network."""
     candidate = build_candidate(PeerSource(name), size, DENSE, CLASSES)
-    breakdown = measure_breakdown(name, size, candidate.workload, target, seconds, refresh_peak=refresh_peak)
+    breakdown = measure_breakdown(candidate, target, seconds, refresh_peak=refresh_peak)
     print(f"{name}, {target}: {breakdown.excess_pct:+.2f} %", flush=True)
     return make_row(breakdown, macs=candidate.costs.macs)
 

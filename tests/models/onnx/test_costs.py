@@ -4,14 +4,15 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantType
 from torch import nn
 from torch.nn import functional as F
 
-from lgc.models.onnx.counting.costs import count_costs
+from lgc.models.onnx.counting.costs import count_costs, measure_tensors
 from lgc.models.onnx.counting.macs import count_node_macs
 from lgc.models.onnx.model import OnnxModel
+from lgc.models.onnx.ort_probe import OrtProbe
 
 from ... import onnx_files as files
 
@@ -55,6 +56,37 @@ def test_costs_pass_through_operators_of_onnx_runtime(tmp_path):
     assert {"QLinearAdd", "QLinearSigmoid"} <= set(quantised.operators)
     assert quantised.costs == expected
     assert expected.macs == PIXELS * (2 * 8 * 27 + 4 * 8)
+
+
+def test_probing_never_holds_all_tensors(monkeypatch):
+    """Shapes are inferred or computed, so that a run returns no tensor of the image's size."""
+    nodes = [
+        *files.net_nodes(),
+        helper.make_node("Cast", ["side"], ["size"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["y", "size"], ["reshaped"]),
+        helper.make_node("ReduceSum", ["reshaped"], ["total"], keepdims=0),
+        helper.make_node("NonZero", ["r"], ["places"]),
+        helper.make_node("SequenceConstruct", ["r"], ["sequence"]),
+    ]
+    model = files.make(nodes, weights=files.WEIGHTS | {"side": np.float32([4, 96])})
+    sizes, run = [], OrtProbe.run
+
+    def record(*arguments):
+        arrays = run(*arguments)
+        sizes.extend(getattr(array, "nbytes", 0) for array in arrays)
+        return arrays
+
+    monkeypatch.setattr(OrtProbe, "run", record)
+    names = {name for node in nodes for name in node.output} - {"y"}
+    assert measure_tensors(model, names) == {
+        "a": ((1, 8, 8, 12), TensorProto.FLOAT),
+        "r": ((1, 8, 8, 12), TensorProto.FLOAT),
+        "y": ((1, 4, 8, 12), TensorProto.FLOAT),
+        "size": ((2,), TensorProto.INT64),
+        "reshaped": ((4, 96), TensorProto.FLOAT),
+        "total": ((), TensorProto.FLOAT),
+    }
+    assert 0 < sum(sizes) < 200
 
 
 @pytest.mark.parametrize(("level", "is_counted"), [("ORT_ENABLE_EXTENDED", True), ("ORT_ENABLE_ALL", False)])

@@ -15,6 +15,8 @@ from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput, FrameOutput, randomise_norms
 from lgc.models.onnx.export import OPSET, replace_metadata, simplify, to_onnx
 
+from ... import onnx_files as files
+
 SIZE = (64, 96)
 NETWORK = {"Conv", "Relu", "Add", "Concat", "MaxPool", "Resize"}
 EXPECTED = {
@@ -76,6 +78,14 @@ def test_simplify_keeps_metadata():
     notes = {"architecture": "{}", "scope": "core"}
     after = onnx.load_model_from_string(simplify(replace_metadata(export("tiny", "core"), notes)))
     assert {entry.key: entry.value for entry in after.metadata_props} == notes
+
+
+def test_simplify_keeps_unique_names():
+    """A node without a name does not take that of another one."""
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["p"]), *files.net_nodes("p")]
+    nodes[3].name = "Relu_0"
+    slim = onnx.load_model_from_string(simplify(files.make(nodes).SerializeToString()))
+    assert [node.name for node in slim.graph.node] == ["Relu_0_", "first", "relu", "Relu_0"]
 
 
 def test_simplify_is_silent_and_imports_lazily():

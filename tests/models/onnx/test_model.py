@@ -289,3 +289,14 @@ def test_other_widths_than_8_bits_are_said(kind, outcome, tmp_path):
             OnnxModel.load(path)
     else:
         assert outcome in OnnxModel.load(path).remarks
+
+
+@pytest.mark.parametrize("function", ["load_model_from_string", "shape_inference.infer_shapes", "checker.check_model"])
+def test_short_memory_is_no_fault_of_the_file(function, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    data = files.make().SerializeToString()
+    monkeypatch.setattr(f"onnx.{function}", fail)
+    with pytest.raises(MemoryError):
+        OnnxModel.parse(data, "m")

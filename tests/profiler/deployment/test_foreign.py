@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from lgc.errors import MeasurementError, UsageError
 from lgc.models.images import normalise_image
 from lgc.models.onnx.model import OnnxModel
+from lgc.models.onnx.ort_probe import OrtProbe
 from lgc.profiler.deployment.export import ExportSettings
 from lgc.profiler.deployment.foreign import ForeignOptions, export_foreign
 from lgc.profiler.deployment.foreign_parity import compare_with_original
@@ -124,6 +126,21 @@ def test_classes_of_channels_last_are_compared(settings, pictures):
     original, quantised = (session.run(None, {"x": image})[0].argmax(-1) for session in sessions)
     agreement = 100 * (original == quantised).mean()
     assert result.files[0].parity[1].argmax_agreement_pct == pytest.approx(agreement)
+
+
+def test_outputs_of_few_images_are_held(settings, pictures, monkeypatch):
+    alive, counts, run = [], [], OrtProbe.run
+
+    def record(*arguments):
+        outputs = run(*arguments)
+        alive.extend(map(weakref.ref, outputs))
+        counts.append(sum(each() is not None for each in alive))
+        return outputs
+
+    monkeypatch.setattr(OrtProbe, "run", record)
+    chosen = replace(settings, precisions=("fp32",), comparison_images=pictures)
+    assert export(files.make(), chosen).files[0].parity[1].images == 4
+    assert max(counts) <= 4, "this pair and the last"
 
 
 def test_model_beyond_simplification_is_written_unchanged(settings, monkeypatch):

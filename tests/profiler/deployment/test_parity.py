@@ -1,5 +1,6 @@
 """Parity with torch: real networks, files and backends."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,11 @@ from lgc.lut import Target
 from lgc.models import LGCNet
 from lgc.models.images import normalise_image
 from lgc.models.onnx.export import simplify
+from lgc.models.space.protocol import CORE, DENSE
 from lgc.profiler.backends import get_backend
 from lgc.profiler.backends.base import generate_inputs
 from lgc.profiler.backends.precision import cast_model
+from lgc.profiler.deployment import parity
 from lgc.profiler.deployment.network import Network
 from lgc.profiler.deployment.parity import (
     IMAGES,
@@ -23,6 +26,7 @@ from lgc.profiler.deployment.parity import (
     TOLERANCES,
     Parity,
     compare_backend,
+    compare_file,
     compare_outputs,
     compute_file_outputs,
     compute_reference,
@@ -114,6 +118,25 @@ def test_timed_program_of_backends_passes(mini_space, cpu_backend):
     parity = compare_outputs(reference, dense, core)
     assert is_within_tolerance("fp32", parity, trained=False)
     assert parity.images == 2
+
+
+def test_file_is_compared_image_by_image(trained, monkeypatch):
+    """The numbers are those of all images together, but logits of few are held."""
+    network = Network(trained.architecture, trained.weights, CORE)
+    images = [normalise_image(frame) for frame in trained.unseen]
+    reference = compute_reference(network.reference(DENSE), images, IMAGES)
+    outputs = [compute_file_outputs(network.model("fp32", scope), images) for scope in (DENSE, CORE)]
+    alive, counts = [], []
+
+    def record(*arguments):
+        made = compute_reference(*arguments)
+        alive.extend(map(weakref.ref, made.logits))
+        counts.append(sum(each() is not None for each in alive))
+        return made
+
+    monkeypatch.setattr(parity, "compute_reference", record)
+    assert compare_file(network, "fp32", images, IMAGES) == compare_outputs(reference, *outputs)
+    assert (len(counts), max(counts)) == (len(images), 2), "this one and the last"
 
 
 def test_differences_are_measured(mini_space):

@@ -44,6 +44,31 @@ def test_outputs_inside_a_source_are_skipped(photos):
     assert len(media) == 3
 
 
+def test_photos_in_output_folder_are_reported(photos, tmp_path):
+    lines = list[str]()
+    for name in ("a-mask.png", "legend.png"):
+        (photos / "deep" / name).write_bytes((photos / "a.png").read_bytes())
+    media, _ = list_media([photos], photos / "deep", ids=False, log=lines.append)
+    assert [file.path for file in media] == [photos / "a.png"]
+    assert lines[0] == f"skipped in folder {photos}, in the output folder: 2 in deep/, deep/er/, e.g. deep/a.jpg"
+    (photos / "a.png").unlink()
+    with pytest.raises(DataError, match=r"all images in folder .* are in the output folder"):
+        list_media([photos], photos / "deep", ids=False)
+
+
+def test_linked_folders_are_listed(photos, tmp_path):
+    linked, out = tmp_path / "linked", tmp_path / "out"
+    (linked / "old").mkdir(parents=True)
+    (linked / "day1").symlink_to(photos / "deep")
+    (linked / "out").symlink_to(out)
+    (linked / "gone").symlink_to(tmp_path / "missing")
+    out.mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(out / "a-mask.png")
+    media, errors = list_media([linked], out, ids=False, log=ignore)
+    assert [str(file.stem.relative_to(out)) for file in media] == ["day1/a", "day1/er/b.v2"]
+    assert errors == {linked / "gone": f"cannot read {linked}/gone: broken link to {tmp_path}/missing"}
+
+
 @pytest.mark.parametrize(
     ("names", "images"),
     [
@@ -68,7 +93,7 @@ def test_only_images_of_a_dataset_are_listed(photos, tmp_path):
         [photos], tmp_path / "out", ids=False, datasets={photos: {photos / "deep/a.jpg"}}, log=lines.append
     )
     assert [file.path for file in media] == [photos / "deep/a.jpg"]
-    assert f"skipped in folder {photos}, not its images: 2 in ./, deep/er/" in lines
+    assert f"skipped in folder {photos}, not its images: 2 in ./, deep/er/, e.g. a.png" in lines
 
 
 def test_folder_of_labels_is_segmented_by_name(tmp_path):

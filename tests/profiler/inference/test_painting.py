@@ -17,9 +17,12 @@ from lgc.profiler.deployment.network import Network
 from lgc.profiler.inference.media import MediaFile
 from lgc.profiler.inference.painting import Legend, Painter, blend_mask
 from lgc.profiler.inference.video import Clip
-from lgc.search.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CITYSCAPES_CLASSES, CITYSCAPES_PALETTE
+from lgc.search.data.layouts import load_layout
 
-CAMVID, CITYSCAPES = Legend(CAMVID_CLASSES, CAMVID_PALETTE), Legend(CITYSCAPES_CLASSES, CITYSCAPES_PALETTE)
+CAMVID, CITYSCAPES = (
+    Legend(tuple(classes), tuple(classes.values()))
+    for classes in (load_layout(name).classes for name in ("camvid", "cityscapes"))
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +36,10 @@ def test_legend_follows_names_or_number(street):
         return Legend.for_network(OnnxModel.parse(model, "x"), 11, [CITYSCAPES, CAMVID])
 
     assert find_legend(None) == CAMVID, "11 classes without names"
-    assert find_legend(CITYSCAPES_CLASSES) == CITYSCAPES
+    assert find_legend(CITYSCAPES.names) == CITYSCAPES
     own = find_legend(tuple("abcdefghijk"))
     assert own.names == tuple("abcdefghijk")
-    assert own.palette == distinct_palette(11) != CAMVID_PALETTE
+    assert own.palette == distinct_palette(11) != CAMVID.palette
     assert (own.name(3), own.name(12), own.colour(40)) == ("d", "class 12", "#000000")
 
 
@@ -62,6 +65,11 @@ def test_metadata_of_another_number_is_ignored():
     ]
     one = Signature("x", (), (), {CLASSES_KEY: '["person"]'})
     assert Legend.for_network(one, 2, is_mask=True, log=remarks.append).names == ("background", "foreground")
+
+
+def test_named_mask_has_transparent_background():
+    network = Signature("x", (), (), {CLASSES_KEY: '["none", "person"]', PALETTE_KEY: "[[0, 0, 0], [9, 0, 0]]"})
+    assert Legend.for_network(network, 2, is_mask=True) == Legend(("none", "person"), ((0, 0, 0), (9, 0, 0)), "", 0)
 
 
 def test_malformed_metadata_of_others_is_ignored():
@@ -146,7 +154,7 @@ def test_image_outputs(tmp_path, ids):
         write(np.zeros((2, 2, 3), np.uint8), labels)
     pictures = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "out").iterdir()}
     assert set(pictures) == {"a-mask.png", "a-overlay.png", *(["a-ids.png"] if ids else [])}
-    assert (pictures["a-mask.png"] == np.array(CAMVID_PALETTE, np.uint8)[labels]).all()
+    assert (pictures["a-mask.png"] == np.array(CAMVID.palette, np.uint8)[labels]).all()
     assert (pictures["a-overlay.png"] == pictures["a-mask.png"]).all()
     if ids:
         assert (pictures["a-ids.png"] == labels).all()

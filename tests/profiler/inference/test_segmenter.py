@@ -26,6 +26,7 @@ from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.inference import preprocessing
 from lgc.profiler.inference import segmenter as inference
 from lgc.profiler.inference.segmenter import Segmenter
+from lgc.profiler.machine import cpu_limits
 
 SCOPES = ("core", "dense", "end-to-end")
 
@@ -128,6 +129,15 @@ def test_file_runs_in_its_own_precision(network, files, picture, tmp_path):
         Segmenter.open(half)
 
 
+def test_quota_below_one_core_is_a_remark(files, picture, monkeypatch):
+    monkeypatch.setattr(cpu_limits, "read_cpu_limits", lambda: cpu_limits.CpuLimits(cores=8, allowed=8, quota=0.5))
+    with Segmenter.open(files["dense"]) as segmenter:
+        assert any("the CPU quota is 0.5 cores" in remark for remark in segmenter.remarks)
+        assert segmenter.segment(picture).shape == picture.shape[:2]
+    with pytest.raises(UsageError, match=r"^--threads 2: the CPU quota"):
+        Segmenter.open(files["dense"], threads=2)
+
+
 def test_casting_to_fp16_is_idempotent(network, picture):
     half = cast_model(network.model(), "fp16")
     again = cast_model(half, "fp16")
@@ -204,7 +214,7 @@ def opened(monkeypatch, network):
 
     def open_engine(self, path, device):
         devices.append(device)
-        return inference.require_backend(inference.Target("cpu", "onnxruntime")).compile(
+        return inference.require_support(inference.Target("cpu", "onnxruntime")).compile(
             network.workload(), inference.Target("cpu", "onnxruntime")
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from torch import nn
 from torch.nn import functional as F
@@ -14,7 +15,8 @@ from lgc.models.onnx.counting.costs import count_costs
 from lgc.models.onnx.counting.node_costs import GraphCosts, name_nodes
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.base import RuntimeLayer
-from lgc.profiler.layers.breakdown import LayerBreakdown, LayerRow, assign_nodes, make_rows
+from lgc.profiler.comparison import read_file_candidate
+from lgc.profiler.layers.breakdown import LayerBreakdown, LayerRow, assign_nodes, make_rows, name_layers
 from lgc.profiler.layers.peak import DevicePeak
 from lgc.profiler.layers.remarks import describe_layer, describe_longest
 from lgc.profiler.layers.timing import LayerMeasurement, time_layers
@@ -157,3 +159,32 @@ def test_longest_layers_have_a_line():
 )
 def test_line_states_what_figures_support(changes, phrase):
     assert phrase in describe_layer(replace(ROW, **changes), SIZE, PEAK)
+
+
+@pytest.mark.parametrize("name", ["first", ""])
+def test_large_weights_are_decoded_once(name, tmp_path, monkeypatch):
+    """Once for all checks, shapes and costs; a second time only where nodes need names."""
+    weights = {"w1": np.ones((64, 3, 9, 9), "f4"), "b1": np.ones(64, "f4"), "w2": np.ones((64, 64, 1, 1), "f4")}
+    model = files.make(outputs=[files.value("y", (1, 64, 5, 9))], weights=weights)
+    model.graph.node[0].name = name
+    path, sizes = files.save(model, tmp_path / "m.onnx"), []
+
+    def record(function):
+        def call(model, **options):
+            sizes.append(len(model if isinstance(model, bytes) else model.SerializeToString()))
+            return function(model, **options)
+
+        return call
+
+    for module, function in (
+        (onnx, "load_model_from_string"),
+        (onnx.shape_inference, "infer_shapes"),
+        (onnx.checker, "check_model"),
+    ):
+        monkeypatch.setattr(module, function, record(getattr(module, function)))
+    candidate = read_file_candidate(path)
+    assert candidate.costs.macs
+    workload, graph = name_layers(candidate, "fp32")
+    assert graph.count(["last"]).macs == 64 * 64 * 5 * 9
+    assert "" not in [node.name for node in onnx.load_from_string(workload.onnx).graph.node]
+    assert len([size for size in sizes if size > 1500]) == (1 if name else 2)

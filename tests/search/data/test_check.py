@@ -1,12 +1,14 @@
 """Check of a dataset: what is counted, and what is wrong."""
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lgc.errors import DataError
+from lgc.search.data import check
 from lgc.search.data.check import PROBLEMS, check_dataset
 from lgc.search.data.description import read_dataset
 
@@ -256,3 +258,25 @@ def test_progress_counts_every_image(own):
     seen = []
     own.check(on_start=lambda total: lambda: seen.append(total))
     assert seen == [5] * 5
+
+
+def test_images_are_read_at_once_in_order(own, monkeypatch):
+    own.write("train", "train3")
+    barrier = threading.Barrier(2)
+
+    def read(path):
+        barrier.wait(10)
+        raise DataError(f"no {path.name}")
+
+    monkeypatch.setattr(check, "read_pixels", read)
+    texts = [problem.text for problem in own.check().problems]
+    assert texts == [f"no {name}.png" for name in ("train0", "train1", "train2", "train3", "val0", "val1")]
+
+
+def test_unknown_values_are_ordered_by_share(own):
+    label = np.zeros(SIZE)
+    label[0, :6] = (99, 50, 70, 50, 99, 60)
+    own.write("train", "train1", label)
+    (problem,) = own.check().problems
+    shares = "99 (2.5 % of its pixels), 50 (2.5 % of its pixels), 70 (1.25 % of its pixels), 60 (1.25 % of its pixels)"
+    assert problem.text.endswith(f"unknown values: {shares}")

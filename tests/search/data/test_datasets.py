@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from lgc.errors import DataError, UnknownNameError, UsageError
 from lgc.models.images import IMAGENET
@@ -88,37 +87,14 @@ def test_views_depend_on_seed_epoch_index(camvid: Path) -> None:
     other = load_dataset(camvid, "train", size=SIZE, augment=True, seed=2)
     assert _same(one[3], two[3])
     assert not _same(one[3], other[3])
-    first = one[3]
-    one.set_epoch(1)
-    assert not _same(one[3], first)
-    one.set_epoch(0)
-    assert _same(one[3], first)
+    assert _same(one[3], one.view(3, 0))
+    assert not _same(one[3], one.view(3, 1))
     assert _same(one[-1], one[len(one) - 1])
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_persistent_workers_give_the_same_views(camvid: Path, workers: int) -> None:
-    def views(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        data = load_dataset(camvid, "train", size=SIZE, augment=True)
-        loader = DataLoader(data, batch_size=2, num_workers=count, persistent_workers=count > 0)
-        batches = []
-        for epoch in range(2):
-            data.set_epoch(epoch)
-            batches += [tuple(batch) for batch in loader]
-        return batches
-
-    alone, helped = views(0), views(workers)
-    assert len(alone) == 6
-    assert not _same(alone[0], alone[3])
-    assert all(_same(a, b) for a, b in zip(alone, helped, strict=True))
 
 
 def test_epoch_does_not_change_plain_items(camvid: Path) -> None:
     data = load_dataset(camvid, "val")
-    before = data[0]
-    data.set_epoch(5)
-    assert data.epoch == 5
-    assert _same(data[0], before)
+    assert _same(data[0], data.view(0, 5))
 
 
 def test_padding_is_void_and_zero(camvid: Path) -> None:
@@ -142,14 +118,10 @@ def test_seed_determines_the_halves(camvid: Path) -> None:
     assert len({split_halves(data, seed)[0].pairs for seed in range(20)}) > 3
 
 
-def test_halves_share_settings_and_epoch(camvid: Path) -> None:
+def test_halves_share_settings(camvid: Path) -> None:
     data = load_dataset(camvid, "train", size=(16, 24), augment=True, seed=4)
-    first, second = split_halves(data)
-    assert (first.size, first.augment, first.seed, first.name) == ((16, 24), True, 4, "camvid-segnet")
-    before = first[0]
-    data.set_epoch(2)
-    assert (first.epoch, second.epoch) == (2, 2)
-    assert not _same(first[0], before)
+    for half in split_halves(data):
+        assert (half.size, half.augment, half.seed, half.name) == ((16, 24), True, 4, "camvid-segnet")
 
 
 def test_split_of_one_image_is_rejected(sample: tuple[Path, Path, Path]) -> None:
@@ -174,8 +146,6 @@ def test_invalid_settings_are_rejected(camvid: Path, settings: dict[str, object]
 
 def test_invalid_calls_are_rejected(camvid: Path) -> None:
     data: SegmentationDataset = load_dataset(camvid, "train")
-    with pytest.raises(UsageError, match="epoch must be 0 or more"):
-        data.set_epoch(-1)
     with pytest.raises(UsageError, match="seed of the split"):
         split_halves(data, seed=-2)
     with pytest.raises(UnknownNameError, match="unknown split 'trian'"):
@@ -190,12 +160,3 @@ def test_full_labels_keep_the_file_size(camvid: Path) -> None:
     assert image.shape == (3, 16, 24)
     assert torch.equal(label, load_dataset(camvid, "val")[1][1])
     assert torch.equal(image, load_dataset(camvid, "val", size=(16, 24))[1][0])
-
-
-def test_view_of_any_epoch(camvid: Path) -> None:
-    data = load_dataset(camvid, "train", augment=True)
-    views = [data.view(0, epoch) for epoch in (0, 3)]
-    assert not _same(*views)
-    assert _same(data[0], views[0])
-    data.set_epoch(3)
-    assert _same(data[0], views[1])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lgc.errors import DataError, LgcError, UnknownNameError
+from lgc.errors import DataError, LgcError, OutputError, UnknownNameError
 from lgc.models.images import Normalisation
 from lgc.search.data.check import check_dataset
 from lgc.search.data.datasets import load_dataset
@@ -51,7 +51,7 @@ def edit(path: Path, old: str, new: str) -> Path:
 
 def test_splits_classes_and_defaults(describe: Path) -> None:
     spec = read_dataset(describe)
-    assert (spec.name, spec.classes, spec.split_names) == ("street", ("road", "car", "sky"), ("train", "val"))
+    assert (spec.name, spec.classes, tuple(spec.splits)) == ("street", ("road", "car", "sky"), ("train", "val"))
     assert [pair.image.name for pair in spec.pairs("train")] == ["a.png", "b.png"]
     assert len(set(spec.palette)) == 3
     assert spec.remarks == ()
@@ -73,7 +73,7 @@ def test_unlabelled_test_split_has_no_labels(describe: Path) -> None:
 
 def draw_splits(describe: Path) -> dict[str, set[str]]:
     spec = read_dataset(describe)
-    return {split: {pair.image.stem for pair in spec.pairs(split)} for split in spec.split_names}
+    return {split: {pair.image.stem for pair in spec.pairs(split)} for split in spec.splits}
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_further_images_move_none(shares: Path) -> None:
 def test_empty_share_names_the_seed(shares: Path) -> None:
     for path in sorted((shares.parent / "data/images/all").glob("*.png"))[1:]:
         path.unlink()
-    empty = next(split for split, files in read_dataset(shares).splits.items() if not files.list_images())
+    empty = next(split for split, files in read_dataset(shares).splits.items() if not files.entries)
     with pytest.raises(DataError, match=r"its share of images/all/, drawn by seed 3 \(another seed may give some\)"):
         read_dataset(shares).pairs(empty)
 
@@ -250,6 +250,37 @@ def test_predictions_are_colours_as_labels_are(describe: Path, fields: str, mode
         assert (file.mode, file.getpixel((0, 0))) == (mode, (0, 0, 9) if mode == "RGB" else 2)
 
 
+@pytest.mark.parametrize("fields", ["", "predictions: {name: '{stem}.png'}\n"])
+def test_predictions_of_equal_names_have_folders(describe: Path, fields: str) -> None:
+    describe.write_text(describe.read_text() + fields)
+    for name, value in (("seq1/0001", 0), ("seq2/0001", 1), ("seq2/x/0001", 2)):
+        write_pair(describe.parent / "data", f"val/{name}", value)
+    (describe.parent / "data/images/val/c.png").unlink()
+    folder = describe.parent / "predictions"
+    writer = PredictionWriter(folder, load_dataset(describe, "val"))
+    for index in range(3):
+        writer.write(index, np.full((4, 6), index, np.uint8))
+    written = {path.relative_to(folder).as_posix(): np.asarray(Image.open(path)).max() for path in writer.paths}
+    assert written == {"seq1/0001.png": 0, "seq2/0001.png": 1, "seq2/x/0001.png": 2}
+
+
+def test_predictions_of_one_name_are_refused(describe: Path) -> None:
+    edit(describe, "splits: [train, val]", "list: 'val.txt'\nsplits: [val]")
+    lines = [f"images/{image}.png labels/val/c.png" for image in ("train/a", "val/c")]
+    (describe.parent / "data/val.txt").write_text("\n".join(lines))
+    with pytest.raises(OutputError, match=r"train/a\.png and .*val/c\.png would have the same prediction c\.png: give"):
+        PredictionWriter(describe.parent / "predictions", load_dataset(describe, "val"))
+
+
+def test_other_splits_do_not_stop_predictions(describe: Path) -> None:
+    (describe.parent / "data/labels/train/a.png").unlink()
+    assert PredictionWriter(describe.parent / "predictions", load_dataset(describe, "val")).paths
+    edit(describe, "val]", "val, test]")
+    write_pair(describe.parent / "data", "test/d", 0)
+    (describe.parent / "data/labels/test/d.png").unlink()
+    assert PredictionWriter(describe.parent / "predictions", load_dataset(describe, "test")).paths
+
+
 @pytest.mark.parametrize(("second", "overlaps"), [("val", True), ("trainval", False)])
 def test_images_in_two_splits_are_said(describe: Path, second: str, overlaps: bool) -> None:
     edit(describe, "splits: [train, val]", f"list: '{{split}}.txt'\nsplits: [train, {second}]")
@@ -309,6 +340,7 @@ def test_images_in_two_splits_are_said(describe: Path, second: str, overlaps: bo
                 ("[0.5, 0.5, 0.5]", "[58, 57, 57]", "0..1", "std 58 is not of the range 0..1"),
                 ("[123, 116, 103]", "[0.229, 57, 57]", "0..255", "std 0.229 is not of the range 0..255"),
                 ("[0.5, 0.5, 0.5]", "[58, 57, 57]", "0..255", "mean 0.5 is not of the range 0..255"),
+                ("[123, 116, 0.4]", "[58, 57, 57]", "0..255", "mean 0.4 is not of the range 0..255"),
             )
         ),
         (
@@ -355,7 +387,7 @@ def test_missing_files_are_named(describe: Path, old: str, new: str, message: st
     edit(describe, old, new)
     spec = read_dataset(describe)
     with pytest.raises(DataError, match=message):
-        spec.pairs(spec.split_names[0])
+        spec.pairs(next(iter(spec.splits)))
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\1", b"- a\n", b"just text"])

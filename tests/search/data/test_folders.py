@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from PIL import Image
 from lgc.errors import DataError, LgcError, OutputError
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
+from lgc.search.data.folders import classes
+from lgc.search.data.reading import read_raw_label
 
 Values = list[int] | list[tuple[int, int, int]]
 
@@ -86,21 +90,23 @@ def test_splits_are_sub_folders(own: Path, form: str) -> None:
     for split, name in (("training", "a"), ("valid", "b"), ("test", "c")):
         write_label(own / form.format(split) / f"{name}.png", [0, 1])
     spec = read_dataset(own)
-    assert {split: spec.pairs(split)[0].image.stem for split in spec.split_names} == {
+    assert {split: spec.pairs(split)[0].image.stem for split in spec.splits} == {
         "train": "a",
         "val": "b",
         "test": "c",
     }
 
 
-def test_splits_are_lists(own: Path) -> None:
+@pytest.mark.parametrize("suffix", ["txt", "lst"])
+@pytest.mark.parametrize("folder", ["lists", "list", "splits"])
+def test_splits_are_lists(own: Path, folder: str, suffix: str) -> None:
     for name in "abc":
         write_label(own / f"labels/{name}.png", [0, 1])
-    (own / "train.txt").write_text("a.png\nc.png\n")
-    (own / "lists").mkdir()
-    (own / "lists/val.txt").write_text("b\n")
+    (own / f"train.{suffix}").write_text("a.png\nc.png\n")
+    (own / folder).mkdir()
+    (own / f"{folder}/val.{suffix}").write_text("b\n")
     spec = read_dataset(own)
-    assert [[p.image.stem for p in spec.pairs(split)] for split in spec.split_names] == [["a", "c"], ["b"]]
+    assert [[p.image.stem for p in spec.pairs(split)] for split in spec.splits] == [["a", "c"], ["b"]]
 
 
 def test_description_is_kept_but_never_overwritten(own: Path) -> None:
@@ -116,6 +122,29 @@ def test_description_is_kept_but_never_overwritten(own: Path) -> None:
         read_dataset(own)
     assert path.read_text() == text.replace("value 1", "car")
     assert sorted(own.rglob("*")) == before
+
+
+def test_further_images_keep_the_description(own: Path) -> None:
+    for name in ("a", "b"):
+        write_label(own / f"labels/train/{name}.png", [0, 1])
+        assert read_dataset(own).num_classes == 2
+    path = Path("own.dataset.yaml")
+    path.write_text("# Collected from 1 labels.\n" + path.read_text())  # as earlier versions wrote
+    assert len(read_dataset(own).pairs("train")) == 2
+    write_label(own / "labels/train/c.png", [0, 2])
+    with pytest.raises(OutputError, match="differs from the content of own"):
+        read_dataset(own)
+
+
+@pytest.mark.parametrize("text", ["a: [", "{reordered}"])
+def test_edited_descriptions_differ(own: Path, text: str) -> None:
+    write_label(own / "labels/train/a.png", [(0, 0, 0), (1, 1, 1)])
+    read_dataset(own)
+    path = Path("own.dataset.yaml")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(text.format(reordered="".join([*lines[:-2], lines[-1], lines[-2]])))
+    with pytest.raises(OutputError, match="differs from the content of own"):
+        read_dataset(own)
 
 
 def test_data_folder_is_never_written_to(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +213,7 @@ def test_labels_of_other_splits_are_no_copies(own: Path) -> None:
         (own / f"images/{split}").mkdir()
         (own / f"images/{name}.png").rename(own / f"images/{split}/{name}.png")
     spec = read_dataset(own)
-    assert [pair.label.name for split in spec.split_names for pair in spec.pairs(split)] == ["a.png", "a_b.png"]
+    assert [pair.label.name for split in spec.splits for pair in spec.pairs(split)] == ["a.png", "a_b.png"]
     assert not any("not read" in line for line in spec.remarks)
 
 
@@ -220,6 +249,21 @@ def test_labels_without_classes_are_refused(own: Path, labels: dict[str, Values]
     with pytest.raises(DataError, match=message):
         read_dataset(own)
     assert not Path("own.dataset.yaml").exists()
+
+
+@pytest.mark.parametrize(("colours", "files"), [(256, 1), (10, 26)], ids=["one-file", "all-files"])
+def test_too_many_colours_stop_the_reading(
+    own: Path, colours: int, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels that were saved as JPEG have so many colours that those of all files would fill the memory."""
+    for number in range(30):
+        write_label(own / f"labels/train/{number:02}.png", [(number, 0, index) for index in range(colours)])
+    read = list[Path]()
+    monkeypatch.setattr(classes, "read_raw_label", lambda path: (read.append(path), read_raw_label(path))[1])
+    monkeypatch.setattr(classes, "ThreadPoolExecutor", lambda: nullcontext(SimpleNamespace(map=map)))
+    with pytest.raises(DataError, match=r"own/labels/train has labels of 2\d\d colours, more than 255 classes"):
+        read_dataset(own)
+    assert len(read) == files
 
 
 def test_missing_labels_are_counted(own: Path) -> None:

@@ -15,7 +15,7 @@ from lgc.models.images import read_pixels
 from lgc.search.data.check import check_dataset
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
-from lgc.search.data.labels import CAMVID_PALETTE, TRAIN_ID_TO_ID
+from lgc.search.data.labels import TRAIN_ID_TO_ID
 from lgc.search.data.reading import read_label
 from lgc.search.data.synthetic.writers import write_scenes
 
@@ -76,9 +76,10 @@ def test_foreign_palette_is_refused_with_both_readings(tmp_path: Path) -> None:
 def test_camvid_colours_in_palette_mode(tmp_path: Path, colours: str) -> None:
     """A copy of CamVid's original whose labels were converted to palette mode."""
     write_scenes(tmp_path, "camvid", {"train": 2}, (32, 48))
-    pairs = read_dataset(tmp_path).pairs("train")
+    spec = read_dataset(tmp_path)
+    pairs = spec.pairs("train")
     before = [read_label(pair.label, pair.coding) for pair in pairs]
-    table = np.array([*CAMVID_PALETTE, *[(0, 0, 0)] * 245], np.uint8)
+    table = np.array([*spec.palette, *[(0, 0, 0)] * 245], np.uint8)
     for pair, classes in zip(pairs, before, strict=True):
         file = Image.fromarray(table[classes])
         small = file.convert("P", palette=Image.Palette.ADAPTIVE, colors=32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from lgc.errors import DataError
 from lgc.search.data.check import check_dataset
+from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 
@@ -64,3 +67,57 @@ def test_lists_may_share_images_and_named_labels(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("b.png labels/a.png\n")
     spec = read_dataset(tmp_path)
     assert [len(spec.pairs(split)) for split in ("train", "val", "trainval")] == [1, 1, 2]
+
+
+@pytest.fixture
+def accesses(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Return the number of status calls for each file, and of listings of each folder."""
+    counts = Counter[str]()
+
+    def count(name: str) -> None:
+        call = getattr(os, name)
+
+        def counted(path: str | Path, **options: bool) -> object:
+            counts[f"{name} {path}"] += 1
+            return call(path, **options)
+
+        monkeypatch.setattr(os, name, counted)
+
+    count("stat")
+    count("scandir")
+    return counts
+
+
+def test_files_of_common_folders_are_matched_once(tmp_path: Path, accesses: Counter[str]) -> None:
+    fields = "images: images/*.png\nlabels: labels/*.png\nlist: '{split}.txt'\nsplits: [train, val, trainval]\n"
+    (tmp_path / "dataset.yaml").write_text(f"name: own\n{fields}classes: [a, b]\n")
+    for name in "abcd":
+        write_image(tmp_path / f"images/{name}.png")
+        write_image(tmp_path / f"labels/{name}.png", "L")
+    for split, names in (("train", "abc"), ("val", "d"), ("trainval", "abcd")):
+        (tmp_path / f"{split}.txt").write_text("\n".join(names))
+    accesses.clear()
+    spec = read_dataset(tmp_path)
+    assert spec.summary.endswith("images: train 3, val 1, trainval 4")
+    assert spec.remarks == ()
+    assert [len(load_dataset(spec, split)) for split in ("train", "val", "trainval")] == [3, 1, 4]
+    assert {accesses[f"stat {tmp_path}/labels/{name}.png"] for name in "abcd"} == {2}  # train or val, and trainval
+    assert accesses[f"stat {tmp_path}/labels"] == 0
+
+
+@pytest.mark.parametrize(("described", "listings"), [(True, 2), (False, 10)])
+def test_shares_list_their_folder_rarely(
+    tmp_path: Path, described: bool, listings: int, accesses: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in range(10):
+        write_image(tmp_path / f"own/images/{name}.png")
+        label = write_image(tmp_path / f"own/labels/{name}.png", "L")
+        Image.fromarray(np.array([[0, 1]], np.uint8)).resize((6, 4)).save(label)
+    if described:
+        read_dataset("own")
+    accesses.clear()
+    spec = read_dataset("own.dataset.yaml" if described else "own")
+    assert sum(len(spec.pairs(split)) for split in ("train", "val")) == 10
+    assert "images: train " in spec.summary
+    assert sum(accesses[f"scandir own/{folder}"] for folder in ("images", "labels")) == listings

@@ -173,7 +173,7 @@ def test_each_process_needs_its_own_gpu(monkeypatch):
     ],
 )
 def test_running_out_of_memory_is_explained(error):
-    advice = r"out of memory; the last checkpoint is kept\. Lower --batch"
+    advice = r"out of memory; the last checkpoint, if any, is kept\. Lower --batch"
     with pytest.raises(TrainingError, match=advice), explain_out_of_memory("--batch"):
         raise error
 

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from PIL import ExifTags, Image
 from torch.nn import functional as F
 
+from lgc.errors import DataError
 from lgc.search.data.datasets import load_dataset
+from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training import losses
 from lgc.search.training.losses import compute_class_weights, ohem_loss, upsampled_loss
 
@@ -97,3 +100,14 @@ def test_class_weights_match_enets(scenes):
     weights = compute_class_weights(dataset)
     assert torch.allclose(weights / weights[0], (1.02 + share[0]).log() / (1.02 + share).log(), rtol=1e-4)
     assert (weights * share).sum().item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_class_weights_refuse_turned_labels(tmp_path):
+    scenes = write_scenes(tmp_path, "camvid-segnet", {"train": 1}, (32, 48)).directory
+    path = load_dataset(scenes, "train").pairs[0].label
+    with Image.open(path) as label:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        label.save(path, exif=exif)
+    with pytest.raises(DataError, match="has the EXIF orientation 6"):
+        compute_class_weights(load_dataset(scenes, "train"))

@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from lgc.errors import DataError, OutputError, UnknownNameError, UsageError
 from lgc.models import LGCNet
 from lgc.models.nets.weights import save_weights
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
-from lgc.search.data.labels import ID_TO_TRAIN_ID
+from lgc.search.data.labels import CITYSCAPES_REGULAR_IDS
 from lgc.search.data.predictions import PredictionWriter
 from lgc.search.data.reading import read_label
 from lgc.search.data.synthetic.writers import SCENE_FORMATS, write_scenes
+from lgc.search.training import scores
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.evaluation import evaluate_run
-from lgc.search.training.scores import compute_scores, evaluate_network
+from lgc.search.training.scores import compute_scores, evaluate_network, find_classes
 from lgc.search.training.train import train
 
 SIZE = (48, 80)
@@ -96,6 +98,32 @@ class Oracle(torch.nn.Module):
         return torch.nn.functional.one_hot(classes, 11).permute(2, 0, 1)[None].float()
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(33, 47), (5, 7), (131, 97)])
+@pytest.mark.parametrize("channels", [3, 35, 45])
+def test_classes_of_large_images_are_found_in_parts(channels, size, order, monkeypatch):
+    """They are those of all upsampled logits, of which only some exist at a time; the first of equal logits wins."""
+    logits = torch.randn(1, channels, 17, 23, generator=torch.Generator().manual_seed(0))
+    logits = torch.cat([logits, logits[:, : channels // 2]], dim=1)[:, -channels:]
+    logits = logits.contiguous(memory_format=order)
+    upsampled = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    parts, interpolate = [], functional.interpolate
+
+    def record(*arguments, **options):
+        part = interpolate(*arguments, **options)
+        parts.append(part)
+        return part
+
+    monkeypatch.setattr(functional, "interpolate", record)
+    assert torch.equal(find_classes(logits, size), upsampled.argmax(1))
+    assert len(parts) == 1, "small images at once"
+    parts.clear()
+    monkeypatch.setattr(scores, "MAX_UPSAMPLED", 1)
+    assert torch.equal(find_classes(logits, size), upsampled.argmax(1))
+    assert torch.equal(torch.cat(parts, dim=1), upsampled)
+    assert [part.shape[1] for part in parts] == {3: [3], 35: [16, 19], 45: [16, 16, 13]}[channels]
+
+
 def test_scores_use_label_resolution_without_void(make_scenes):
     data = load_dataset(make_scenes("camvid-lists"), "val", (32, 32), full_labels=True)
     images, labels = zip(*(data[index] for index in range(len(data))), strict=True)
@@ -130,8 +158,10 @@ def test_every_layout_is_trained_and_scored(layout, make_run, make_scenes, tmp_p
 
 
 def convert_to_train_ids(data: Path) -> None:
+    table = np.full(256, 255, np.uint8)
+    table[[*CITYSCAPES_REGULAR_IDS]] = range(19)
     for path in data.rglob("*_labelIds.png"):
-        Image.fromarray(ID_TO_TRAIN_ID[np.asarray(Image.open(path))]).save(
+        Image.fromarray(table[np.asarray(Image.open(path))]).save(
             path.with_name(path.name.replace("labelIds", "labelTrainIds"))
         )
         path.unlink()

@@ -44,6 +44,25 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
     assert json.loads(other.out)["scored_images"] == 8
 
 
+def test_any_split_is_evaluated(run, scenes, street_space, call, tmp_path):
+    save_weights(LGCNet(street_space, street_space.sample(0)), run / "weights.safetensors")
+    folders = {"val": "val", "night": "train"}
+    description = {
+        "name": "own",
+        "root": str(scenes / "CamVid"),
+        "splits": {name: {"images": folder, "labels": f"{folder}annot"} for name, folder in folders.items()},
+        "classes": [f"class {index}" for index in range(11)],
+        "ignore": [11, 255],
+    }
+    (tmp_path / "own.yaml").write_text(json.dumps(description))
+    done = call("lgc-train", run, "--data", tmp_path / "own.yaml", "--evaluate", "--split", "night", "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert (result["scored_on"], result["scored_images"]) == ("night", 8)
+    refused = call("lgc-train", run, "--data", tmp_path / "own.yaml", "--evaluate", "--split", "nigth")
+    assert "unknown split 'nigth' (did you mean 'night'?)" in refused.refusal("lgc-train")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from typing import Annotated
@@ -12,6 +15,7 @@ import typer
 
 from lgc.device import Device
 from lgc.errors import DeviceError, TrainingError, UsageError
+from lgc.profiler.machine import cpu_limits
 from lgc.tools.cli.console import (
     emit,
     grid,
@@ -20,6 +24,7 @@ from lgc.tools.cli.console import (
     replace_non_finite,
     run,
     say,
+    share_cores,
 )
 
 
@@ -62,6 +67,7 @@ def test_returned_value_is_the_exit_code(leave, code):
         (UsageError("too much\n  of it"), 2, "too much of it"),
         (TrainingError("the loss is not a number"), 1, "the loss is not a number"),
         (PermissionError(13, "Permission denied", "/root/x"), 2, "/root/x: Permission denied"),
+        (MemoryError(), 2, "not enough memory: choose a smaller input or network, or close other programs"),
         (OSError(28, "No space left on device"), 2, "operating system: No space left on device"),
         (KeyboardInterrupt(), 130, "interrupted: finished work is kept; run the same command again to resume"),
     ],
@@ -107,6 +113,47 @@ def test_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("sys.argv", ["lgc-test"])
     with pytest.raises(ZeroDivisionError):
         run(app)
+
+
+PRINT_TABLE = """
+from lgc.tools.cli.console import emit, grid, new_app, run
+
+app = new_app()
+
+@app.command()
+def show():
+    table = grid("title", "name", "accuracy")
+    for _ in range(5000):
+        table.add_row("\u2588", "0.5 \u00b1 0.1")
+    emit({}, False, table)
+    return 0
+
+run(app)
+"""
+
+
+def test_closed_pipe_ends_in_silence():
+    process = subprocess.Popen([sys.executable, "-c", PRINT_TABLE], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 1)
+    process.stderr.close()
+
+
+def test_narrow_encoding_replaces_characters():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", PRINT_TABLE], env=environment, capture_output=True, check=True)
+    assert b"0.5 ? 0.1" in done.stdout
+
+
+def test_threads_of_torch_follow_the_quota(monkeypatch):
+    monkeypatch.setattr(cpu_limits, "read_cpu_limits", lambda: cpu_limits.CpuLimits(cores=8, allowed=8, quota=2.5))
+    monkeypatch.setattr(os, "environ", {})
+    share_cores()
+    assert os.environ == {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
+    monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "3"})
+    share_cores()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
 def test_non_finite_numbers_become_null(capsys):

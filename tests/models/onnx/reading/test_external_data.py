@@ -1,5 +1,7 @@
 """Weights in files next to the model are embedded; missing, short and foreign files are refused."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -35,6 +37,15 @@ def test_external_weights_are_embedded(path):
     for tensor in loaded.graph.initializer:
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), files.WEIGHTS[tensor.name])
     assert model.costs.parameters == 256
+
+
+def test_data_file_is_opened_once(path, monkeypatch):
+    opened, resolved, read, resolve = [], [], Path.open, Path.resolve
+    monkeypatch.setattr(Path, "open", lambda own, mode: opened.append(own.name) or read(own, mode))
+    monkeypatch.setattr(Path, "resolve", lambda own: resolved.append(own.name) or resolve(own))
+    OnnxModel.load(path)
+    assert opened.count("m.data") <= 2, "once for the check, once for all weights"
+    assert resolved.count("m.data") == 1
 
 
 def test_bad_data_file_and_weight_are_named(path):
