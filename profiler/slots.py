@@ -113,7 +113,7 @@ def make_network_builder(build: ModuleBuilder, input_shapes: Shapes) -> NetworkB
 
     def make_workload(architecture: Architecture, scope: str) -> Workload:
         name = f"{architecture.space.name} network {architecture.key}"
-        return Workload(name, shapes, lambda: build_folded(lambda: _build(build, architecture.choices)))
+        return Workload(name, shapes, lambda: build_folded(lambda: _build(build, architecture.choices), shapes))
 
     return make_workload
 

@@ -19,7 +19,7 @@ from ..onnx.tracing import count_products, run_on_meta
 from ..recipe import Footprint, Module, ModuleSource, hash_text
 from ..space.operators import register_operator
 from ..space.opspec import OpSpec
-from .layers import fold_norms
+from .layers import fold_norms, is_foldable
 
 BUILDS, RANDOM_BUILDS = 2, 8
 """Modules of a spec that are compared; more if the factory draws numbers from Python's or NumPy's generator."""
@@ -137,10 +137,11 @@ class _CheckedFactory:
             raise PluginError(f"{spec}: the factory of {self._name} returns {kind}, not a torch module")
         return module
 
-    def _build_aside(self, spec: OpSpec) -> nn.Module:
-        """Return a module without a change of random states."""
+    def _build_folded(self, spec: OpSpec) -> nn.Module:
+        """Return a folded module without a change of random states."""
         with keep_random_state():
-            return self(spec)
+            module = self(spec)
+            return fold_norms(module, sequences=is_foldable(module, [(1, spec.c_in, *spec.fine)]))
 
     def _check_output(self, spec: OpSpec, module: nn.Module) -> None:
         """Check that the output has the shape of the spec."""
@@ -168,7 +169,8 @@ class _CheckedFactory:
 
     def _count_products(self, spec: OpSpec) -> int | None:
         """Return the counted multiply-accumulates of one image; None if torch's counter fails."""
-        module = self._build_aside(spec)
+        with keep_random_state():
+            module = self(spec)
         try:
             return count_products(module, [(1, spec.c_in, *spec.fine)])
         except PluginError:
@@ -176,12 +178,12 @@ class _CheckedFactory:
 
     def count_parameters(self, spec: OpSpec) -> int:
         """Count the parameters of the folded module."""
-        return sum(parameter.numel() for parameter in fold_norms(self._build_aside(spec)).parameters())
+        return sum(parameter.numel() for parameter in self._build_folded(spec).parameters())
 
     def find_footprint(self, spec: OpSpec) -> Footprint:
         """Return the memory of the folded module for one image: a tensor per operation that does not run in place."""
         recorder = _TensorRecorder()
-        out = run_on_meta(fold_norms(self._build_aside(spec)), [(1, spec.c_in, *spec.fine)], recorder=recorder)
+        out = run_on_meta(self._build_folded(spec), [(1, spec.c_in, *spec.fine)], recorder=recorder)
         return recorder.summarise(out)
 
 

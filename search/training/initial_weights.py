@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +12,7 @@ from ...models.images import Normalisation
 from ...models.nets.definition import NetworkDefinition, read_record
 from ...models.nets.network import LGCNet
 from ...models.nets.state_dicts import read_state_dict
-from ...models.nets.transfer import Transfer, transfer_weights
+from ...models.nets.transfer import Transfer, count_fitting, transfer_weights
 from .config import SCRATCH, SUPERNET
 
 
@@ -42,7 +43,7 @@ def initialise(network: nn.Module, source: Path, classes: int) -> Transfer:
         UsageError: they do not fit, see `transfer_weights`.
         FileFormatError: `source` is damaged, or has tensors of a different type, or NaN or infinite values.
     """
-    stored = read_state_dict(source)
+    stored = read_state_dict(source, partial(count_fitting, network))
     if isinstance(network, LGCNet):
         return transfer_weights(network, stored, classes, get_part=get_lgcnet_part, min_share=0.0)
     return transfer_weights(network, stored, classes)

@@ -150,13 +150,16 @@ def _define_network(
     known = chosen.run or (folder if read_record(folder) is not None else None)
     stored = None if known is None else load_definition(known, chosen.network, log)
     source, size = (chosen.network, chosen.input) if stored is None else (stored.source, chosen.input or stored.input)
+    output = chosen.output or (None if stored is None else stored.output)
+    if output is not None and (source is None or source.kind != "factory"):
+        raise UsageError("--output-name is only for your own --network, which may return several outputs")
     if source is None:
         raise UsageError("nothing to train: pass a run folder, or --network and --out")
     if size is None:
         raise UsageError("a new network needs the size of its images: add --input HxW")
     dataset = load_dataset(data, config.train_split)
     definition = NetworkDefinition(
-        source, size, dataset.num_classes, dataset.classes, dataset.palette, dataset.normalisation, dataset.name
+        source, size, dataset.num_classes, dataset.classes, dataset.palette, dataset.normalisation, dataset.name, output
     )
     architecture = definition.architecture
     if architecture is not None:
@@ -188,7 +191,7 @@ def _prepare_network(
         if definition.architecture is None:
             network.to(fabric.device)
             report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
-            network.main = report.main
+            network.main, network.auxiliary_names = report.main, report.auxiliary
         else:
             require_rebuildable(network.network, definition)
         probe = LogitsProbe.take(
@@ -199,8 +202,9 @@ def _prepare_network(
             for remark in (*transfer.describe(), *compare_origin(initial, definition)):
                 log(remark)
         if definition.architecture is None:
-            check_outputs(network.network, definition)
-            for remark in report.format_remarks(config.aux):
+            evaluated = check_outputs(network.network, definition)
+            only_evaluated = [] if report.activation else evaluated.format_warnings(" in evaluation mode")
+            for remark in (*report.format_remarks(config.aux), *only_evaluated):
                 log(f"{name}: {remark}")
     return network, probe, () if transfer is None else transfer.random_parts
 
@@ -247,6 +251,7 @@ def _list_settings(
             "network": f"{source.kind} {source.name}",
             "input": list(definition.input),
             "classes": definition.classes,
+            **({} if definition.output is None else {"output": definition.output}),
         }
     return {
         **config.list_settings(),

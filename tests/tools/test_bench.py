@@ -15,7 +15,7 @@ from rich.console import Console
 from lgc.models.nets.definition import NetworkDefinition
 from lgc.models.nets.weights import save_weights
 from lgc.models.space.protocol import DENSE
-from lgc.profiler import comparison
+from lgc.profiler import candidates
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.layers.peak import DevicePeak
 from lgc.tools.cli.bench_table import make_bench_tables
@@ -340,13 +340,13 @@ def test_unknown_number_of_classes_is_said(call, tmp_path, monkeypatch):
 
 def spy_on_classes(monkeypatch):
     """Return a list of the numbers of classes that networks will be built with."""
-    counts, build = [], comparison.build_candidate
+    counts, build = [], candidates.build_candidate
 
-    def record(network, size, scope, classes):
+    def record(network, size, scope, classes, log):
         counts.append(classes)
-        return build(network, size, scope, classes)
+        return build(network, size, scope, classes, log)
 
-    monkeypatch.setattr(comparison, "build_candidate", record)
+    monkeypatch.setattr(candidates, "build_candidate", record)
     return counts
 
 

@@ -171,9 +171,9 @@ def test_features_add_up_over_operators(form):
     [
         ("affine", (0.95,), "0.95 x entries - 0.1547 ms"),
         ("launches", (0.95, 0.0021), "0.95 x entries + 0.0021 ms x layers - 0.1547 ms"),
-        ("kinds", (0.9275, 0.7, 0.69), "0.9275 x conv entries + 0.7 x depthwise entries + 0.69 x other entries - 0.1547 ms"),
+        ("kinds", (0.9, 0.7, 0.6), "0.9 x conv entries + 0.7 x depthwise entries + 0.6 x other entries - 0.1547 ms"),
     ],
-)  # fmt: skip
+)
 def test_correction_reads_as_a_formula(form, weights, text):
     assert str(Correction(form, -0.15471, weights)) == text
 

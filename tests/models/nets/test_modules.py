@@ -112,6 +112,10 @@ def random_widths():
         (lambda spec: Forward(lambda x: x if torch.equal(x, x * 2) else x + 1), "values of a tensor decide"),
         (lambda spec: Unmoved(), "a tensor is not moved with the module: register it with register_buffer"),
         (lambda spec: nn.Conv2d(5, 4, 1), "the module of mine fails: RuntimeError: "),
+        (
+            lambda spec: nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1)),
+            "the module of mine fails: it changes its input in place, .* inplace=False on the input",
+        ),
     ],
 )
 def test_unusable_module_is_refused(define, factory, message):

@@ -13,8 +13,9 @@ from lgc.errors import DataError, FileFormatError, MismatchError, OutputError, P
 from lgc.files import hash_file
 from lgc.models.images import Normalisation
 from lgc.models.nets.definition import RunNetwork, load_definition
+from lgc.models.nets.outputs import get_logits
 from lgc.models.nets.peers import PEERS
-from lgc.models.nets.sources import PeerSource, load_source
+from lgc.models.nets.sources import FactorySource, PeerSource, load_source
 from lgc.models.nets.weights import save_weights
 from lgc.search.data.datasets import SegmentationDataset, load_dataset
 from lgc.search.runtime import training_loop
@@ -55,6 +56,59 @@ def test_factory_is_trained_and_evaluated(scenes, tmp_path):
     assert train(RunNetwork(tmp_path, TOY.network), scenes, CONFIG) == result, "finished"
     with pytest.raises(UsageError, match=r"calls '.*user_networks\.py:build'; code that a run folder names"):
         evaluate_run(tmp_path, scenes)
+
+
+class SoftmaxInEvaluation(user_networks.Main):
+    def change(self, y, x):
+        return y if self.training else y.softmax(1)
+
+
+def test_probabilities_in_evaluation_are_no_teacher(scenes, tmp_path):
+    student = RunNetwork(None, FactorySource(SoftmaxInEvaluation, "mine.py:Late", ""), SIZE)
+    remarks = []
+    train(student, scenes, change(steps=1), out=tmp_path / "teacher", log=remarks.append)
+    assert "main output in evaluation mode looks like probabilities" in remarks[0]
+    config = change(teacher=str(tmp_path / "teacher"))
+    with pytest.raises(UsageError, match="returns probabilities, not logits: remove softmax from the forward of mine"):
+        train(student, scenes, config, out=tmp_path / "student")
+
+
+class AuxiliaryFirst(user_networks.Toy):
+    def forward(self, x):
+        feature = self.body(x)
+        return [self.side(feature), self.head(feature)]
+
+
+def test_chosen_main_output_is_kept(scenes, tmp_path):
+    source = FactorySource(AuxiliaryFirst, "mine.py:AuxiliaryFirst", "")
+    remarks = []
+    result = train(RunNetwork(None, source, SIZE, output="1"), scenes, CONFIG, out=tmp_path, log=remarks.append)
+    assert remarks[0].endswith("main output: out")
+    assert json.loads((tmp_path / "network.json").read_text())["output"] == "1"
+    definition = load_definition(tmp_path, source)
+    network, images = definition.build().eval(), torch.randn(1, 3, *SIZE)
+    plain = AuxiliaryFirst(definition.classes).eval()
+    plain.load_state_dict(network.state_dict())
+    assert torch.equal(get_logits(network(images)), plain(images)[1])
+    assert evaluate_run(RunNetwork(tmp_path, source), scenes).miou == result.miou
+    again = train(RunNetwork(None, source, SIZE), scenes, CONFIG, out=tmp_path)
+    assert again == result, "the folder has the choice"
+    with pytest.raises(OutputError, match="output"):
+        train(RunNetwork(None, source, SIZE, output="0"), scenes, CONFIG, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        (FactorySource(AuxiliaryFirst, "mine.py:AuxiliaryFirst", ""), "2", "has no output '2', but 0, 1"),
+        (PeerSource("fast-scnn"), "0", "--output-name is only for your own --network"),
+    ],
+    ids=["factory", "peer"],
+)
+def test_unknown_main_output_is_refused(source, output, message, scenes, tmp_path):
+    with pytest.raises((PluginError, UsageError), match=message):
+        train(RunNetwork(None, source, SIZE, output=output), scenes, CONFIG, out=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("source", [TOY.network, name_factory("Tied"), name_factory("Lazy"), PeerSource("fast-scnn")],
