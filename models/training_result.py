@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import FileFormatError
-from ..files import read_text
+from ..errors import FileFormatError, MismatchError
+from ..files import hash_file, read_text
 
 TRAINING_RESULT = "train-result.json"
 
@@ -20,6 +20,7 @@ class TrainingResult(BaseModel):
         per_class: class name -> intersection over union.
         scored_on: split of the images.
         scored_at: height and width at which labels were compared, or a text where these differ.
+        weights_digest: digest of the file of the weights; None in results of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -28,6 +29,7 @@ class TrainingResult(BaseModel):
     per_class: dict[str, float | None] = Field(min_length=1)
     scored_on: str
     scored_at: tuple[int, int] | str
+    weights_digest: str | None = None
 
     @classmethod
     def read(cls, run: Path) -> TrainingResult | None:
@@ -43,6 +45,18 @@ class TrainingResult(BaseModel):
             return cls.model_validate_json(read_text(path, "training result"))
         except ValidationError as error:
             raise FileFormatError(f"{path} is a damaged training result: delete it, or train again") from error
+
+    def require_weights(self, weights: Path) -> None:
+        """Check that these are the weights with the scores; results of earlier versions are believed.
+
+        Raises:
+            MismatchError: the file has changed since.
+        """
+        if self.weights_digest not in (None, hash_file(weights)):
+            raise MismatchError(
+                f"{weights} has changed since its training: the mIoU in {TRAINING_RESULT} is that of other weights; "
+                "score it with lgc-train --evaluate"
+            )
 
 
 def read_class_names(run: Path) -> tuple[str, ...] | None:

@@ -7,11 +7,10 @@ equally. Networks with the same input size and scope are comparable.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,23 +19,20 @@ from ..device import CPU
 from ..errors import MeasurementError, UsageError
 from ..lut.statistics.measurement import Measurement
 from ..lut.target import Target
-from ..models.nets.definition import Log, NetworkDefinition, load_definition
-from ..models.nets.sources import NetworkSource
-from ..models.nets.weights import WEIGHTS_FILE
 from ..models.onnx.counting.costs import OnnxCosts
 from ..models.onnx.model import OnnxModel
-from ..models.onnx.reading.binding import FixedSizeError
-from ..models.training_result import TrainingResult
 from ..precisions import INT8
 from .backends import Workload, get_backend, require_backend
 from .backends.ort.float_products import count_float_products
-from .file_outputs import count_classes, list_class_axes, name_scope
+from .file_outputs import list_class_axes
 from .output_differences import OutputDifferences
 from .timing.measure import Assignment, measure_seconds
 from .timing.observer import OnProgress, quiet
 from .timing.ratios import compute_ratio, group_by_round
 from .timing.starvation import describe_starvation
-from .timing.workloads import network_workload
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CPU_TARGET = Target(CPU, "onnxruntime")
 """Target of the reference output of an ONNX file."""
@@ -64,6 +60,7 @@ class Candidate:
         scored_on: split and resolution of `miou`.
         dataset: name of the dataset of `miou`; None where unknown.
         file: model of an ONNX file.
+        reference: function that returns the module without folding; None for that of the workload.
     """
 
     name: str
@@ -76,6 +73,7 @@ class Candidate:
     scored_on: str | None = None
     dataset: str | None = None
     file: OnnxModel | None = field(default=None, repr=False, compare=False)
+    reference: Callable[[], nn.Module] | None = field(default=None, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -120,11 +118,12 @@ class Candidate:
 
     def run_reference(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the output of torch in fp32; for an ONNX file all outputs of ONNX Runtime on the CPU."""
-        if self.workload.build is not None:
+        build = self.reference or self.workload.build
+        if build is not None:
             import torch
 
             with torch.inference_mode():
-                output: NDArray[Any] = self.workload.build()(*(torch.from_numpy(x) for x in inputs)).numpy()
+                output: NDArray[Any] = build()(*(torch.from_numpy(x) for x in inputs)).numpy()
             return [output]
         runner = require_backend(CPU_TARGET).compile(self.workload, CPU_TARGET)
         try:
@@ -188,110 +187,6 @@ class Timing:
 
 _COPIED = ("name", "kind", "scope", "miou", "scored_on", "quantisation", "batch", "classes", "dataset")
 """Fields of a timing that are the candidate's own."""
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """Choices that an ONNX file may need.
-
-    Attributes:
-        sizes: heights and widths in pixels for files with dynamic axes.
-        output: name of the output to compute; None for all.
-        layout: `NCHW` or `NHWC`; None to infer it.
-        keep_size: True to use files of other fixed sizes at their own size.
-    """
-
-    sizes: tuple[tuple[int, int], ...] = ()
-    output: str | None = None
-    layout: str | None = None
-    keep_size: bool = False
-
-
-def read_file_candidates(path: Path, options: ReadOptions) -> list[Candidate]:
-    """Return an ONNX file as a candidate at each size, or at its fixed size.
-
-    Raises:
-        FileFormatError: invalid ONNX model, dynamic shapes without a size, or another fixed size.
-        UsageError: no image takes the size, or its layout is unknown.
-    """
-    candidates = []
-    for size in options.sizes:
-        try:
-            candidates.append(read_file_candidate(path, size, options.output, options.layout))
-        except FixedSizeError:
-            if len(options.sizes) == 1 and not options.keep_size:
-                raise
-    return candidates or [read_file_candidate(path, None, options.output, options.layout)]
-
-
-def read_file_candidate(
-    path: Path, size: tuple[int, int] | None = None, output: str | None = None, layout: str | None = None
-) -> Candidate:
-    """Return an ONNX file as a candidate; see `OnnxModel.load` for arguments and errors."""
-    model = OnnxModel.load(path, input_size=size, output=output, layout=layout)
-    workload = Workload.for_model(model, path.name)
-    return Candidate(path.stem, "file", model.input_size, name_scope(model), workload, count_classes(model), file=model)
-
-
-def read_run_candidate(
-    path: Path, size: tuple[int, int] | None, scope: str, network: NetworkSource | None = None, log: Log = print
-) -> Candidate:
-    """Return a run folder or an architecture file as a candidate, with its weights and score if available.
-
-    A score is valid for its own input size only and left out at others.
-
-    Args:
-        path: run folder, or architecture file.
-        size: height and width in pixels; None for the network's own.
-        scope: scope of the network.
-        network: network that the user named; required for the run of a factory.
-        log: receives a warning if the factory has changed.
-
-    Raises:
-        FileFormatError: no network, or damaged weights.
-        UsageError: a factory was not named.
-    """
-    own = load_definition(path, network, log)
-    definition = own if size is None else own.with_input(size)
-    weights, miou, scored_on = None, None, None
-    if path.is_dir() and (path / WEIGHTS_FILE).exists():
-        from ..models.nets.weights import load_weights
-
-        weights = load_weights(path / WEIGHTS_FILE, own, log)
-        if definition is own:
-            miou, scored_on = _score(path)
-    name = path.name if path.is_dir() else path.stem
-    kind = "run" if weights is not None else definition.source.kind
-    workload = network_workload(definition, scope, weights)
-    dataset = None if miou is None else own.dataset
-    return Candidate(name, kind, definition.input, scope, workload, own.classes, miou, scored_on, dataset)
-
-
-def _score(run: Path) -> tuple[float | None, str | None]:
-    """Return the mIoU of a training in percent, and its split and resolution."""
-    result = TrainingResult.read(run)
-    if result is None:
-        return None, None
-    size = result.scored_at
-    return (
-        result.miou,
-        f"{result.scored_on}, in fp32, labels at {size if isinstance(size, str) else 'x'.join(map(str, size))}",
-    )
-
-
-def build_candidate(source: NetworkSource, size: tuple[int, int], scope: str, classes: int) -> Candidate:
-    """Return a peer or a factory's network with random weights as a candidate.
-
-    Raises:
-        UsageError: the peer does not support this input size.
-        PluginError: the factory raises an error, or its network does not return logits of the classes.
-    """
-    from ..models.nets.checks import check_outputs
-
-    definition = NetworkDefinition(source, size, classes)
-    if source.kind == "factory":
-        check_outputs(definition.build(), definition)
-    return Candidate(source.name, source.kind, size, scope, network_workload(definition, scope), classes)
 
 
 def time_candidates(

@@ -32,6 +32,7 @@ from ..precisions import PRECISIONS
 from .backends import Backend, Workload, require_backend
 from .machine.environment import fingerprint
 from .machine_match import require_machine, require_versions
+from .network_checks import check_networks
 from .table.worker import SOLE_PROCESS, ProcessShare, Worker
 from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, register_benchmarks
 from .timing.measure import check_protocol, default_statistic
@@ -135,8 +136,9 @@ def profile(
 
     Raises:
         BackendUnavailableError: the target is unavailable on this machine.
-        MismatchError: `out` is a table of a different target, space, machine or context.
-        UsageError: `networks`, `rounds` or `budget_s` is too small, or whole networks of the space cannot be built.
+        MismatchError: `out` is a table of a different target, space, machine or context, or has other networks.
+        UsageError: `networks`, `rounds` or `budget_s` is too small, or whole networks of the space cannot be built, or
+            those of `build_network` do not have the multiply-accumulates of the slots.
     """
     start = time.monotonic()
     settings = replace(settings, **changes)
@@ -151,6 +153,8 @@ def profile(
     budget_s = math.inf if settings.budget_s is None else settings.budget_s
     with open_or_create(out, target, space, backend, settings.context) as table:
         workloads = _add_benchmarks(table, space, settings, build_network or network_workload)
+        if build_network is not None:
+            check_networks(table, [network for _, network, scope in table.networks() if scope == DENSE], build_network)
         on_open()
         worker = Worker(table, backend, target, workloads, process, rounds=settings.rounds, seed=settings.seed)
         while worker.open():

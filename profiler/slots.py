@@ -16,6 +16,7 @@ from ..plugins import describe_error
 from .backends import Workload
 from .backends.default import default_backend
 from .machine.devices import check_device
+from .network_checks import warn_of_correction, warn_of_drift
 from .profile import ProfileSettings
 from .profile import profile as profile_space
 from .timing.workloads import NetworkBuilder, build_folded
@@ -59,10 +60,11 @@ def profile(
         settings: fields of `ProfileSettings`, e.g. `networks=24`, `budget_s=60`.
 
     Raises:
-        UsageError: invalid slots, or networks without `build` and `input_shapes`.
+        UsageError: invalid slots, networks without `build` and `input_shapes`, or with other multiply-accumulates than
+            the slots: they have other sizes, or ignore choices.
         DeviceError: the device is not present.
         BackendUnavailableError: the backend does not run on the device.
-        MismatchError: `out` has a different target, machine or list of slots.
+        MismatchError: `out` has a different target, machine or list of slots, or other networks.
         PluginError: `build` raises an error or returns no module.
     """
     if (build is None) != (input_shapes is None):
@@ -76,7 +78,9 @@ def profile(
     networks = {} if build is not None else {"networks": 0}
     workloads = None if build is None or input_shapes is None else make_network_builder(build, input_shapes)
     profile_space(space, target, path, ProfileSettings(**{**networks, **settings}), build_network=workloads)
-    return LatencyTable.open(path)
+    table = LatencyTable.open(path)
+    warn_of_correction(table)
+    return table
 
 
 def verify(
@@ -92,12 +96,15 @@ def verify(
         seed: seed of the network sample.
 
     Raises:
-        MismatchError: the table was measured on a different device model.
+        MismatchError: the table was measured on a different device model, or with other networks.
         MissingEntryError: the table is incomplete.
         PluginError: `build` raises an error or returns no module.
-        UsageError: fewer than 2 networks, or the slots have fewer outside the table.
+        UsageError: fewer than 2 networks, the slots have fewer outside the table, or the networks have other
+            multiply-accumulates than the slots.
     """
-    return verify_space(table, networks, seed, build_network=make_network_builder(build, input_shapes))
+    verification = verify_space(table, networks, seed, build_network=make_network_builder(build, input_shapes))
+    warn_of_drift(table, verification.drift_pct)
+    return verification
 
 
 def make_network_builder(build: ModuleBuilder, input_shapes: Shapes) -> NetworkBuilder:
@@ -106,7 +113,7 @@ def make_network_builder(build: ModuleBuilder, input_shapes: Shapes) -> NetworkB
 
     def make_workload(architecture: Architecture, scope: str) -> Workload:
         name = f"{architecture.space.name} network {architecture.key}"
-        return Workload(name, shapes, lambda: build_folded(lambda: _build(build, architecture.choices)))
+        return Workload(name, shapes, lambda: build_folded(lambda: _build(build, architecture.choices), shapes))
 
     return make_workload
 

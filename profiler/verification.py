@@ -16,6 +16,7 @@ from .backends import require_backend
 from .drift import add_references, compute_drift, correct_for_drift
 from .machine.environment import fingerprint
 from .machine_match import require_machine
+from .network_checks import check_networks
 from .timing.measure import measure_rounds
 from .timing.observer import OnProgress, quiet
 from .timing.workloads import NetworkBuilder, network_workload
@@ -71,9 +72,10 @@ def verify(
         on_progress: receives the progress.
 
     Raises:
-        MismatchError: the table was measured on a different device model.
+        MismatchError: the table was measured on a different device model, or with other networks.
         MissingEntryError: the table is incomplete.
-        UsageError: fewer than 2 networks, or whole networks of the space cannot be built.
+        UsageError: fewer than 2 networks, or whole networks of the space cannot be built, or those of `build_network`
+            do not have the multiply-accumulates of the slots.
     """
     if networks < 2:
         raise UsageError(f"networks {networks}: at least 2 are needed for a rank correlation")
@@ -85,6 +87,8 @@ def verify(
     require_machine(table, fingerprint(table.target, backend))
     predictor = Predictor(table.space, table, DENSE)
     fresh = sample_unseen(table, networks, seed)
+    if build_network is not None:
+        check_networks(table, fresh.values(), build_network)
     build_network = build_network or network_workload
     workloads = {key: build_network(architecture, DENSE) for key, architecture in fresh.items()}
     benchmarks = add_references(table, workloads, DENSE, build_network)

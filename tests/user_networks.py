@@ -327,3 +327,23 @@ def build_optional(width: int = 8) -> nn.Module:
 
 INSTANCE = Toy()
 COUNT = 3
+
+
+class ZeroInitial(Toy):
+    """`Toy` with a residual branch that adds nothing before the first step."""
+
+    activation = staticmethod(F.relu)
+
+    def __init__(self, classes: int = 11) -> None:
+        super().__init__(classes)
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(self.body(x))
+        return y + self.scale * self.activation(y)
+
+
+class ChangedZeroInitial(ZeroInitial):
+    """The same before the first step, with another activation in the branch."""
+
+    activation = staticmethod(torch.cos)

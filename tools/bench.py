@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from ..lut.target import Target
     from ..models.nets.peers import Peer
     from ..models.nets.sources import NetworkSource
-    from ..profiler.comparison import Candidate, ReadOptions, Timing
+    from ..profiler.candidates import ReadOptions
+    from ..profiler.comparison import Candidate, Timing
     from ..profiler.layers.breakdown import LayerBreakdown
     from ..profiler.timing.observer import OnProgress
 
@@ -124,7 +125,8 @@ def bench(
     Example: lgc-bench runs/street other.onnx --peer fast-scnn --input 512x1024
     """
     from ..models.nets.peers import PEERS
-    from ..profiler.comparison import ReadOptions, pair_candidates, time_candidates
+    from ..profiler.candidates import ReadOptions
+    from ..profiler.comparison import pair_candidates, time_candidates
     from ..report.accuracy_speed import check_plot, write_plot
 
     load_operators(plugin)
@@ -287,11 +289,13 @@ def _list_candidates(
     A factory that a run was trained with belongs to this run; the other networks have random weights.
     """
     from ..models.nets.definition import find_factory
-    from ..profiler.comparison import build_candidate, read_file_candidates, read_run_candidate
+    from ..profiler.candidates import build_candidate, read_file_candidates, read_run_candidate
     from ..profiler.source_names import name_apart
 
     if not sources and not networks:
         raise UsageError("nothing to compare: pass ONNX files or runs, or --peers, --peer or --network")
+    for name in (source.name for source in sources if source.name.startswith("peer:")):
+        raise UsageError(f"{name} is not a file: name a published network with --peer {name.removeprefix('peer:')}")
     onnx_files = [source for source in sources if source.suffix.lower() == ".onnx"]
     names = name_apart(sources)
     if not onnx_files and (files.output or files.layout):
@@ -314,7 +318,7 @@ def _list_candidates(
     count = classes or _choose_classes(candidates, peers)
     own_sizes = dict.fromkeys((c.size[0], c.size[1]) for c in candidates if len(c.size) == 2)
     peer_sizes = sizes or list(own_sizes) or [PEER_SIZE]
-    return candidates + [build_candidate(network, size, scope, count) for size in peer_sizes for network in peers]
+    return candidates + [build_candidate(network, size, scope, count, say) for size in peer_sizes for network in peers]
 
 
 def _choose_classes(candidates: Sequence[Candidate], peers: Sequence[NetworkSource]) -> int:

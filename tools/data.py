@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import DataError, UsageError
-from .cli.console import RESTARTS, emit, format_number, grid, new_app, run
+from .cli.console import RESTARTS, emit, format_number, grid, new_app, run, say
 from .cli.options import JsonOption
 from .cli.progress import make_item_progress, progress_bar
 
@@ -146,6 +146,7 @@ def check(
         )
     if overlays is not None:
         _write_picture(overlays, spec, result)
+        say(f"wrote {overlays}")
     emit(_to_json(spec, result, overlays), as_json, *_make_tables(spec, result))
     return 1 if result.problems else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -157,7 +158,8 @@ def search(
         say(f"{out} is finished: nothing was searched; for a longer search, choose another --out")
     results = result.front if isinstance(result, FrontResult) else (result,)
     _warn_if_collapsed(results)
-    emit(result.as_dict(), as_json, _make_table(results), *_format_lines(results))
+    following = [f"next: {shlex.join(['lgc-train', str(out), '--data', str(data)])}"] if len(results) == 1 else []
+    emit(result.as_dict(), as_json, _make_table(results), *_format_lines(results), *following)
 
 
 def _print_all(warnings: list[str]) -> None:
@@ -357,10 +359,12 @@ def _format_lines(results: Sequence[SearchResult]) -> list[str]:
     lines = [f"latency range of the space: {first.fastest_ms:.3f} to {first.slowest_ms:.3f} ms"]
     for result in results:
         operators = ", ".join(f"{count} {name}" for name, count in result.operators.items() if count)
+        parts = [f"edges: {operators}"] if operators else []
+        parts += [] if result.head_channels is None else [f"head of {result.head_channels} channels"]
         likeliest = result.loss_likeliest
         lines += [
             f"architecture  {result.architecture}",
-            f"  {operators}; head of {result.head_channels} channels",
+            *([f"  {'; '.join(parts)}"] if parts else []),
             *_format_measurement(result),
             *(["  dominated: another point is faster and has a lower loss"] if result.dominated else []),
             f"  loss in the supernet {result.loss_after:.3f}; sampled paths {result.loss_before:.3f}"

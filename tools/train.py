@@ -26,7 +26,7 @@ from .cli.console import (
     share_cores,
 )
 from .cli.model_options import add_options
-from .cli.network_options import NetworkOption
+from .cli.network_options import OUTPUT_OPTION, NetworkOption
 from .cli.options import (
     DataOption,
     JsonOption,
@@ -60,6 +60,15 @@ InputOption = Annotated[
     str | None,
     typer.Option("--input", metavar="HxW", help="Image size of a new --network.", show_default=False),
 ]
+MainOutputOption = Annotated[
+    str | None,
+    typer.Option(
+        OUTPUT_OPTION,
+        metavar="NAME",
+        help="Main output of your --network, if it returns several: key, or position from 0.",
+        show_default="by its name, see docs/networks.md",
+    ),
+]
 OutOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of weights and result.", show_default="RUN")
 ]
@@ -89,6 +98,7 @@ def train(
     source: SourceOption = None,
     network: NetworkOption = None,
     size: InputOption = None,
+    output_name: MainOutputOption = None,
     teacher_network: TeacherNetworkOption = None,
     out: OutOption = None,
     device: DeviceOption = None,
@@ -114,7 +124,9 @@ def train(
     load_operators(plugin)
     if evaluate:
         _reject_options(
-            context, {*TrainConfig.model_fields, "teacher_network", "out", "size"} - {"workers"}, "without --evaluate"
+            context,
+            {*TrainConfig.model_fields, "teacher_network", "out", "size", "output_name"} - {"workers"},
+            "without --evaluate",
         )
         chosen = _choose_network(source, network, None, None)
         result: ScoredWeights = _evaluate(chosen, data, split, predictions, device, settings["workers"])
@@ -122,7 +134,9 @@ def train(
         _reject_options(context, {"split", "predictions"}, "with --evaluate")
         if settings["teacher"] is None:
             _reject_options(context, {*DISTILLATION_FIELDS, "teacher_network"}, "with --teacher")
-        chosen = replace(_choose_network(source, network, size, out), teacher=_load_factory(teacher_network))
+        chosen = replace(
+            _choose_network(source, network, size, out), teacher=_load_factory(teacher_network), output=output_name
+        )
         result = _train(chosen, data, out, device, settings)
     lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
     emit(result.as_dict(), as_json, _make_table(result), *lines)

@@ -66,22 +66,27 @@ class CorrectionForm:
 
     Attributes:
         features: Features of an operator with a given latency (ms). Their weights are fitted and not negative.
-        weights: Number of weights.
+        terms: What each weight multiplies, with the unit of the weight in front if it has one.
         fixed: True if the weights are not fitted.
         shrunk: True if the weights are shrunk towards their mean; see `SHRINKAGE`.
     """
 
     features: Callable[[OpSpec, float], list[float]]
-    weights: int
+    terms: tuple[str, ...]
     fixed: bool = False
     shrunk: bool = False
 
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return len(self.terms)
+
 
 FORMS = {
-    "offset": CorrectionForm(_total_feature, 1, fixed=True),
-    "affine": CorrectionForm(_total_feature, 1),
-    "launches": CorrectionForm(_launch_features, 2),
-    "kinds": CorrectionForm(_kind_features, len(OPERATOR_KINDS), shrunk=True),
+    "offset": CorrectionForm(_total_feature, ("x entries",), fixed=True),
+    "affine": CorrectionForm(_total_feature, ("x entries",)),
+    "launches": CorrectionForm(_launch_features, ("x entries", "ms x layers")),
+    "kinds": CorrectionForm(_kind_features, tuple(f"x {kind} entries" for kind in OPERATOR_KINDS), shrunk=True),
 }
 """Name -> form, from the simplest to the most flexible."""
 
@@ -111,6 +116,11 @@ class Correction:
             raise MeasurementError(
                 f"calibration form {self.form} has {FORMS[self.form].weights} weights, not {len(self.weights)}"
             )
+
+    def __str__(self) -> str:
+        weighted = zip(self.weights, FORMS[self.form].terms, strict=True)
+        terms = " + ".join(f"{weight:.4g} {term}" for weight, term in weighted)
+        return f"{terms} {'-' if self.intercept_ms < 0 else '+'} {abs(self.intercept_ms):.4f} ms"
 
     def apply(self, spec: OpSpec, latency_ms: float) -> float:
         """Return the contribution of an operator to a network's latency, in ms."""

@@ -7,13 +7,25 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from ...errors import LgcError, MismatchError, PluginError, UsageError
 from ...plugins import describe_error
+from ..onnx.signature import OUTPUT_OPTION
+from ..onnx.tracing import CHANGES_INPUT
 from .definition import NetworkDefinition
-from .outputs import MAIN_KEYS, choose_main, is_logits, list_outputs, split_outputs
+from .outputs import (
+    MAIN_KEYS,
+    choose_main,
+    covers_image,
+    explain_unusable,
+    find_activation,
+    is_logits,
+    list_outputs,
+    split_outputs,
+)
 from .probe import TOLERANCE, LogitsProbe
 
 _MULTIPLES = (8, 16, 32, 64)
@@ -41,31 +53,38 @@ class OutputReport:
         main: Name of the main output; empty for a single tensor.
         auxiliary: Names of the other outputs that are logits of the classes.
         ignored: Names and shapes of outputs that are not, e.g. features.
-        probabilities: The main output is between 0 and 1 and its channels have the sum 1, as after a softmax.
+        activation: `softmax` or `sigmoid` if the main output looks like probabilities; empty for logits.
     """
 
     size: tuple[int, int]
     main: str
     auxiliary: tuple[str, ...]
     ignored: tuple[str, ...]
-    probabilities: bool
+    activation: str
 
     def format_remarks(self, aux: float) -> list[str]:
         """Return lines for the user: main output, auxiliary ones with their weight `aux` in the loss, ignored ones."""
         lines = []
         if self.auxiliary or self.ignored:
-            lines.append(f"main output: {self.main}{' (position, from 0)' if self.main.isdecimal() else ''}")
+            position = " (position, from 0)" if self.main.isdecimal() else ""
+            advice = "" if self.main in MAIN_KEYS else f"; another one: {OUTPUT_OPTION} NAME"
+            lines.append(f"main output: {self.main}{position}{advice}")
         if self.auxiliary:
             use = f"in the loss with weight {aux:g}" if aux else "not trained (--aux 0)"
             lines.append(f"auxiliary outputs: {', '.join(self.auxiliary)}; {use}, not in evaluation and export")
         if self.ignored:
             lines.append(f"outputs that are not logits of the classes are ignored: {', '.join(self.ignored)}")
-        if self.probabilities:
-            lines.append(
-                "warning: the main output looks like probabilities (0 to 1, with sum 1), but the loss expects logits: "
-                "remove softmax from forward"
-            )
-        return lines
+        return lines + self.format_warnings()
+
+    def format_warnings(self, mode: str = "") -> list[str]:
+        """Return a warning if the main output looks like probabilities; `mode` is e.g. ` in evaluation mode`."""
+        if not self.activation:
+            return []
+        values = "0 to 1, with sum 1" if self.activation == "softmax" else "0 to 1"
+        return [
+            f"warning: the main output{mode} looks like probabilities ({values}), but logits are expected in training "
+            f"and evaluation: remove {self.activation} from forward"
+        ]
 
 
 @torch.no_grad()
@@ -80,12 +99,34 @@ def check_outputs(network: nn.Module, definition: NetworkDefinition) -> OutputRe
     images = _make_images(1, definition.input, _find_device(network))
     outputs = _run(network.eval(), definition, images, "--input")
     main = choose_main(outputs)
-    _require_logits(outputs[main], definition, len(images))
+    _require_logits(outputs, main, definition, images)
     again = split_outputs(network(images))[0]
+    _require_orientation(network, images, definition.source.reference)
     network.train(mode)
     if not _are_equal(again, outputs[main]):
         raise PluginError(f"{definition.source.reference} {_NOT_REPEATABLE}")
-    return _report(outputs, main, definition.classes)
+    return _report(outputs, main, definition)
+
+
+def _require_orientation(network: nn.Module, images: Tensor, name: str) -> None:
+    """Check on half of a square image, if the network accepts it, that height and width are not swapped.
+
+    Raises:
+        PluginError: They are.
+    """
+    height, width = images.shape[2:]
+    if height != width or height < 2:
+        return
+    try:
+        logits = split_outputs(network(images[:, :, : height // 2].contiguous()))[0]
+    except (Exception, SystemExit):
+        return  # other sizes are not needed
+    size, image = (logits.shape[-2], logits.shape[-1]), (height // 2, width)
+    if not covers_image(size, image) and covers_image(size[::-1], image):
+        raise PluginError(
+            f"{name} returned logits of {size[0]}x{size[1]} for an image of {image[0]}x{image[1]}: height and width "
+            f"are swapped; expected logits [N, C, h, w]"
+        )
 
 
 def check_training(
@@ -107,6 +148,10 @@ def check_training(
     """
     name = definition.source.reference
     _require_state(network, name)
+    if not torch.is_grad_enabled():
+        raise PluginError(
+            f"{name}: gradients are disabled: remove torch.set_grad_enabled(False) from the file or what it imports"
+        )
     try:
         replica = copy.deepcopy(network).train()
     except Exception as error:
@@ -114,14 +159,17 @@ def check_training(
     images = _make_images(min(batch, 2), crop or definition.input, _find_device(network))
     option = "--input" if crop is None else "--crop"
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-        outputs = _run(replica, definition, images, option)
+        try:
+            outputs = _run(replica, definition, images, option)
+        except PluginError as error:
+            _require_copyable(network, replica, images, error, name)
+            raise
         main = _find_training_output(replica, definition, outputs, images, option)
-    logits = outputs[main]
-    _require_logits(logits, definition, len(images))
-    if not logits.requires_grad:
+    _require_logits(outputs, main, definition, images)
+    if not outputs[main].requires_grad:
         raise PluginError(f"{name}: no gradient reaches its parameters: remove detach() and no_grad() from forward")
     require_rebuildable(replica, definition)
-    return _report(outputs, main, definition.classes)
+    return _report(outputs, main, definition, crop)
 
 
 def _require_state(network: nn.Module, name: str) -> None:
@@ -138,6 +186,23 @@ def _require_state(network: nn.Module, name: str) -> None:
             raise PluginError(f"{name}: the state {key!r} is not a tensor, so it cannot be saved")
         if bool(value.isnan().any()) or (key in parameters and not bool(value.isfinite().all())):
             raise PluginError(f"{name}: the initial values of {key} are not finite")
+
+
+@torch.no_grad()
+def _require_copyable(network: nn.Module, replica: nn.Module, images: Tensor, error: PluginError, name: str) -> None:
+    """Check that a failure in training mode is not one of the copy alone.
+
+    Raises:
+        PluginError: Only the copy fails.
+    """
+    mode, size = network.training, (images.shape[2], images.shape[3])
+    runs = [_accepts(each.eval(), images, size) for each in (network, replica)]
+    network.train(mode)
+    if runs == [True, False]:
+        raise PluginError(
+            f"{name}: a copy of it fails, as weight averaging needs one ({error}): let hooks use the module that they "
+            f"get, or a method of it, instead of the original in a closure"
+        ) from error
 
 
 @torch.no_grad()
@@ -160,36 +225,38 @@ def _find_training_output(
         PluginError: No output is equal, and the names are ambiguous.
     """
     main = choose_main(outputs)
+    if len(outputs) == 1:
+        return main
     evaluated = _run(network.eval(), definition, images, option)
     network.train()
-    if len(outputs) == 1 or list(evaluated) == list(outputs):
-        return main
     for module in network.modules():
-        if isinstance(module, _NormBase | _DropoutNd):
-            module.eval()
+        if isinstance(module, _NormBase | _DropoutNd) or (module is not network and not any(module.children())):
+            module.eval()  # e.g. a layer of the user's that drops paths
     expected = evaluated[choose_main(evaluated)]
     comparable = _run(network, definition, images, option)
     network.train()
-    equal = [key for key, value in comparable.items() if _are_equal(value, expected)]
-    if len(equal) == 1 and equal[0] in outputs:
-        return equal[0]
-    if main in MAIN_KEYS:
+    for is_same in (_are_equal, _are_equal_resized):
+        equal = [key for key, value in comparable.items() if key in outputs and is_same(value, expected)]
+        if equal:
+            return main if main in equal else equal[0]
+    if main in MAIN_KEYS or list(evaluated) == list(outputs):
         return main
     raise PluginError(
         f"{definition.source.reference} returns {len(outputs)} outputs in training mode, {len(evaluated)} in "
-        f"evaluation mode, and which of {', '.join(outputs)} is the main one is unknown: return a dict in training "
-        f"mode, with the main logits as 'out'"
+        f"evaluation mode, and which of {', '.join(outputs)} is the main one is unknown: choose it with "
+        f"{OUTPUT_OPTION} NAME, or return a dict in training mode, with the main logits as 'out'"
     )
 
 
 def require_rebuildable(network: nn.Module, definition: NetworkDefinition) -> None:
-    """Check that a network with the same state dict, built again, computes the same.
+    """Check that a network with the same seed has the same weights, and with the same state dict computes the same.
 
     Raises:
         PluginError: It does not.
     """
     name = definition.source.reference
     rebuilt = definition.build(_REBUILD_SEED)
+    _require_seeded(rebuilt, definition)
     try:
         rebuilt.load_state_dict(network.state_dict())
     except RuntimeError as error:
@@ -209,19 +276,59 @@ def require_rebuildable(network: nn.Module, definition: NetworkDefinition) -> No
         ) from error
 
 
+def _require_seeded(network: nn.Module, definition: NetworkDefinition) -> None:
+    """Check that the user's initial weights depend on the seed of torch's generator alone, as resuming needs.
+
+    Raises:
+        PluginError: They do not.
+    """
+    if definition.source.kind != "factory":
+        return
+    again = definition.build(_REBUILD_SEED).state_dict()
+    for name, value in network.state_dict().items():
+        if (
+            name not in again
+            or value.shape != again[name].shape
+            or not torch.allclose(value, again[name], equal_nan=True)
+        ):
+            raise PluginError(
+                f"{definition.source.reference}: two networks built with one seed have different initial values "
+                f"of {name}, so a training could not be resumed: draw random numbers with torch, or seed "
+                f"NumPy's and Python's generators in the function"
+            )
+
+
 def _are_equal(a: Tensor, b: Tensor) -> bool:
     """Return True for outputs that are equal, apart from rounding."""
     return a.shape == b.shape and float((a - b).abs().max()) <= TOLERANCE * float(b.abs().max())
 
 
-def _report(outputs: dict[str, Tensor], main: str, classes: int) -> OutputReport:
-    logits = outputs[main].detach()
-    others = {name: value for name, value in outputs.items() if name != main}
-    auxiliary = [name for name, value in others.items() if is_logits(value, classes)]
-    ignored = [f"{name} {list(value.shape)}" for name, value in others.items() if name not in auxiliary]
-    sums = logits.sum(1)
-    probabilities = bool(logits.min() >= 0) and torch.allclose(sums, torch.ones_like(sums), atol=TOLERANCE)
-    return OutputReport((logits.shape[2], logits.shape[3]), main, tuple(auxiliary), tuple(ignored), probabilities)
+def _are_equal_resized(value: Tensor, evaluated: Tensor) -> bool:
+    """Return True for logits that evaluation mode resizes to the image's size, or returns as probabilities."""
+    if value.ndim != 4 or evaluated.ndim != 4 or value.shape[:2] != evaluated.shape[:2]:
+        return False
+    size, value = evaluated.shape[2:], value.float()
+    resized = [F.interpolate(value, size=size, mode="bilinear", align_corners=corners) for corners in (False, True)]
+    activations = (nn.Identity(), nn.Softmax(1), nn.Sigmoid())
+    return any(_are_equal(activation(each), evaluated) for each in resized for activation in activations)
+
+
+def _report(
+    outputs: dict[str, Tensor], main: str, definition: NetworkDefinition, crop: tuple[int, int] | None = None
+) -> OutputReport:
+    logits, image = outputs[main].detach(), crop or definition.input
+    auxiliary, ignored = [], []
+    for name, value in outputs.items():
+        if name == main:
+            continue
+        usable = is_logits(value, definition.classes)
+        reason = explain_unusable(name, value, image) if usable else ""
+        if usable and not reason:
+            auxiliary.append(name)
+        else:
+            ignored.append(f"{name} {list(value.shape)}{f' ({reason})' if reason else ''}")
+    size = logits.shape[2], logits.shape[3]
+    return OutputReport(size, main, tuple(auxiliary), tuple(ignored), find_activation(logits))
 
 
 def _find_device(network: nn.Module) -> torch.device:
@@ -236,9 +343,9 @@ def _make_images(batch: int, size: tuple[int, int], device: torch.device) -> Ten
 
 def _run(network: nn.Module, definition: NetworkDefinition, images: Tensor, option: str) -> dict[str, Tensor]:
     """Return the outputs by name; translate errors, which name a size that works if there is one."""
-    name = definition.source.reference
+    name, version = definition.source.reference, images._version
     try:
-        return list_outputs(network(images))
+        outputs = list_outputs(network(images))
     except (LgcError, torch.OutOfMemoryError) as error:
         if isinstance(error, PluginError):
             raise PluginError(f"{name}: {error}") from error
@@ -255,6 +362,9 @@ def _run(network: nn.Module, definition: NetworkDefinition, images: Tensor, opti
         raise PluginError(
             f"{name} failed on images [{len(images)}, 3, {height}, {width}]: {describe_error(error)}{advice}"
         ) from error
+    if images._version != version:
+        raise PluginError(f"{name} {CHANGES_INPUT}")
+    return outputs
 
 
 def _advise_size(network: nn.Module, images: Tensor, option: str) -> str:
@@ -278,18 +388,38 @@ def _accepts(network: nn.Module, images: Tensor, size: tuple[int, int]) -> bool:
     return True
 
 
-def _require_logits(logits: Tensor, definition: NetworkDefinition, batch: int) -> None:
+def _require_logits(outputs: dict[str, Tensor], main: str, definition: NetworkDefinition, images: Tensor) -> None:
     """Check shape, type and values of the main output.
 
     Raises:
-        PluginError: It is not finite logits [batch, classes, h, w].
+        PluginError: It is not finite logits [batch, classes, h, w] of the whole image.
     """
-    name, classes, shape = definition.source.reference, definition.classes, list(logits.shape)
+    name, classes, batch, logits = definition.source.reference, definition.classes, len(images), outputs[main]
+    shape, image = list(logits.shape), (images.shape[2], images.shape[3])
     expected = f"expected logits [N, {classes}, h, w]"
     if logits.ndim != 4 or shape[0] != batch or not logits.is_floating_point() or 0 in shape:
         kind = "" if logits.is_floating_point() else f" of type {str(logits.dtype).removeprefix('torch.')}"
         raise PluginError(f"{name} returned {shape}{kind} for {batch} images; {expected}")
     if shape[1] != classes:
-        raise PluginError(f"{name} returned {shape[1]} channels for {classes} classes: use the argument `classes`")
+        others = [key for key, value in outputs.items() if is_logits(value, classes)]
+        advice = _explain_channels(shape, classes, main, others)
+        raise PluginError(f"{name} returned {shape[1]} channels for {classes} classes: {advice}")
     if not bool(logits.isfinite().all()):
         raise PluginError(f"{name} returned NaN or infinite logits for random images")
+    if not covers_image((shape[2], shape[3]), image):
+        raise PluginError(
+            f"{name} returned logits of {shape[2]}x{shape[3]} for images of {image[0]}x{image[1]}: no whole stride "
+            f"divides both sides so, and logits of another area would be stretched over the image: pad the "
+            f"convolutions, crop what forward has padded, or resize the logits to the image"
+        )
+
+
+def _explain_channels(shape: list[int], classes: int, main: str, others: list[str]) -> str:
+    """Return how to fix a main output that lacks a channel per class; `others` have one."""
+    if others:
+        return f"its main output is {main}, but {', '.join(others)} would fit: choose with {OUTPUT_OPTION} {others[0]}"
+    if shape[3] == classes:
+        return f"its output {shape} has the channels last: return it as [N, {classes}, h, w], with permute(0, 3, 1, 2)"
+    if shape[1] == 1:
+        return f"a single channel cannot hold them: return one channel per class, also for {classes} classes"
+    return "use the argument `classes`"

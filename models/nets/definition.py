@@ -45,6 +45,7 @@ class NetworkDefinition:
         palette: Colours of the classes; None if unknown.
         normalisation: Statistics of its input.
         dataset: Name of the dataset's layout; None if unknown.
+        output: Name of the main output of a network with several, as the user chose it; None for `choose_main`.
     """
 
     source: NetworkSource
@@ -54,6 +55,7 @@ class NetworkDefinition:
     palette: Palette | None = None
     normalisation: Normalisation = IMAGENET
     dataset: str | None = None
+    output: str | None = None
 
     @classmethod
     def of(cls, network: Architecture | Self) -> Self:
@@ -96,11 +98,15 @@ class NetworkDefinition:
         Raises:
             PluginError: The user's factory raises an error or returns no module.
         """
-        from .outputs import initialise_lazy_layers
+        from .layers import detach_computed_weights
+        from .outputs import SelectMain, initialise_lazy_layers
 
         network = self.source.build(self.classes)
+        if self.output is not None:
+            network.register_forward_hook(SelectMain(self.output))
         if isinstance(self.source, FactorySource):
             initialise_lazy_layers(network, self.input)
+            detach_computed_weights(network)
         return network
 
     def save(self, folder: Path) -> None:
@@ -122,7 +128,7 @@ class NetworkDefinition:
             write_atomic(folder / NETWORK_FILE, record.model_dump_json(indent=2) + "\n")
 
 
-_PLAIN_FIELDS = ("input", "classes", "class_names", "palette", "dataset")
+_PLAIN_FIELDS = ("input", "classes", "class_names", "palette", "dataset", "output")
 """Fields of a definition that its file has unchanged."""
 
 
@@ -151,6 +157,7 @@ class NetworkRecord(BaseModel):
     palette: tuple[tuple[Byte, Byte, Byte], ...] | None
     dataset: Text | None
     normalisation: NormalisationRecord
+    output: Text | None = None
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -193,12 +200,14 @@ class RunNetwork:
         network: Network that the user named: a new one, or the factory of the run.
         input: Height and width of a new network's images in pixels.
         teacher: Factory of the teacher's run, if a training has one.
+        output: Name of the main output of a network with several; None for that of the run, or of `choose_main`.
     """
 
     run: Path | None = None
     network: NetworkSource | None = None
     input: tuple[int, int] | None = None
     teacher: NetworkSource | None = None
+    output: str | None = None
 
     def choose_folder(self, out: Path | None) -> Path:
         """Return the folder of a training: `out`, else the run folder.

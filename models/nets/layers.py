@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from .. import recipe
 from ..space.operators import get_recipe
 from ..space.opspec import OpSpec, strided_length
+from .outputs import list_outputs
 
 ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
@@ -28,6 +33,10 @@ ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
 }
 """Modules of the activations, by their name in recipes."""
+_SPREAD = 0.5
+"""Standard deviation of random means of a trial."""
+_TOLERANCE = 1e-3
+"""Largest mean difference of a folded module by rounding, as a share of the mean output."""
 
 
 class ConvNormAct(nn.Module):
@@ -200,18 +209,89 @@ def build_module(spec: OpSpec) -> nn.Module:
     return _chain(get_recipe(spec))
 
 
-def fold_norms(module: nn.Module) -> nn.Module:
+def fold_norms(module: nn.Module, *, sequences: bool = True) -> nn.Module:
     """Return a copy of `module` in evaluation mode with batch normalisations folded into convolutions.
 
     Those of `ConvNormAct` and those directly behind a convolution in an `nn.Sequential` are folded; others remain.
+    Parametrisations of weights, e.g. spectral norms, become plain weights.
+
+    Args:
+        module: Module to copy.
+        sequences: Fold those in `nn.Sequential`; see `is_foldable` for modules of the user's.
     """
-    copied = copy.deepcopy(module).eval()
-    uses = Counter(id(child) for _, child in copied.named_modules(remove_duplicate=False))
+    copied = _remove_parametrisations(copy.deepcopy(module).eval())
     for child in copied.modules():
         if isinstance(child, ConvNormAct):
             child.fold()
-        elif type(child) is nn.Sequential:
-            for index, (conv, norm) in enumerate(pairwise(list(child))):
-                if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and uses[id(conv)] == uses[id(norm)] == 1:
-                    child[index], child[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    for child, index, conv, norm in _find_pairs(copied) if sequences else ():
+        child[index], child[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return copied.requires_grad_(False)
+
+
+@torch.no_grad()
+def is_foldable(module: nn.Module, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Return True if folding the normalisations in each `nn.Sequential` leaves the outputs of a module unchanged.
+
+    It does not where forward reads a convolution's output before its normalisation. Both are compared on a random
+    input, with random statistics, as those of a new network hardly change its output.
+
+    Args:
+        module: Module whose inputs are float32.
+        shapes: Shape of each input.
+    """
+    if not _find_pairs(module):
+        return True
+    trial = copy.deepcopy(module).eval()
+    for norm in trial.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+            norm.running_mean.normal_(0, _SPREAD, generator=torch.Generator().manual_seed(0))
+            norm.running_var.uniform_(1, 2, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
+    plain, folded = (list_outputs(each(*(x.clone() for x in inputs))) for each in (trial, fold_norms(trial)))
+    pairs = [(value.float(), folded[name].float()) for name, value in plain.items()]
+    return all(float((own - other).abs().mean()) <= _TOLERANCE * float(own.abs().mean()) for own, other in pairs)
+
+
+def _find_pairs(module: nn.Module) -> list[tuple[nn.Sequential, int, nn.Conv2d, nn.BatchNorm2d]]:
+    """Return the sequences with a normalisation behind a convolution, the latter's position, and both."""
+    uses = Counter(id(child) for _, child in module.named_modules(remove_duplicate=False))
+    return [
+        (child, index, conv, norm)
+        for child in module.modules()
+        if type(child) is nn.Sequential
+        for index, (conv, norm) in enumerate(pairwise(child))
+        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_mean is not None
+        if uses[id(conv)] == uses[id(norm)] == 1 and not _has_hooks(conv) and not _has_hooks(norm)
+    ]
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+@torch.no_grad()
+def detach_computed_weights(module: nn.Module) -> None:
+    """Detach the weights that `nn.utils.weight_norm` computes, without which torch copies no module."""
+    for child in module.modules():
+        for hook in child._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                setattr(child, hook.name, hook.compute_weight(child))
+
+
+def _remove_parametrisations(module: nn.Module) -> nn.Module:
+    """Replace computed weights of a module in evaluation mode by their values; return the module."""
+    for child in list(module.modules()):
+        if parametrize.is_parametrized(child):  # torch's removal would change the original, whose class a copy shares
+            names = cast("Iterable[str]", child.parametrizations)
+            values = {name: nn.Parameter(getattr(child, name).detach()) for name in names}
+            del child.parametrizations
+            child.__class__ = type(child).__bases__[0]
+            for name, value in values.items():
+                child.register_parameter(name, value)
+        for hook in list(child._forward_pre_hooks.values()):
+            if isinstance(hook, SpectralNorm):
+                remove_spectral_norm(child, hook.name)
+            elif isinstance(hook, WeightNorm):
+                remove_weight_norm(child, hook.name)
+    return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache, partial
 from numbers import Integral
@@ -14,14 +15,17 @@ from torch.utils._pytree import tree_leaves
 from ...errors import LgcError, PluginError
 from ...plugins import describe_error
 from ..onnx.trace_text import describe_computation, find_difference, get_random_state, keep_random_state
-from ..onnx.tracing import run_on_meta
+from ..onnx.tracing import count_products, run_on_meta
 from ..recipe import Footprint, Module, ModuleSource, hash_text
 from ..space.operators import register_operator
 from ..space.opspec import OpSpec
-from .layers import fold_norms
+from .layers import fold_norms, is_foldable
 
 BUILDS, RANDOM_BUILDS = 2, 8
 """Modules of a spec that are compared; more if the factory draws numbers from Python's or NumPy's generator."""
+MACS_FACTOR = 2.0
+"""Largest ratio of the multiply-accumulates that a user gives to the counted ones without a warning."""
+_LOG = logging.getLogger("lgc.models")
 
 Count = Callable[[OpSpec], int]
 Factory = TypeVar("Factory", bound=Callable[[OpSpec], Any])
@@ -37,7 +41,8 @@ def register_module(
 
     Args:
         name: Name of the operator, which must be new.
-        macs: Function from a spec to the multiply-accumulates of one image.
+        macs: Function from a spec to the multiply-accumulates of one image. If they differ from those of the module's
+            convolutions and matrix products by more than `MACS_FACTOR`, a warning says so.
         parameters: Function from a spec to the number of parameters; counted from the module if None.
         searchable: True if search spaces may use the operator as a candidate.
 
@@ -52,7 +57,7 @@ def register_module(
             name=name,
             digest=build.digest,
             factory=build,
-            macs=partial(_call_count, name, "macs", macs),
+            macs=cache(partial(build.check_macs, macs)),
             parameters=partial(_call_count, name, "parameters", parameters or cache(build.count_parameters)),
             footprint=cache(build.find_footprint),
         )
@@ -81,6 +86,7 @@ class _CheckedFactory:
     def __init__(self, name: str, factory: Callable[[OpSpec], Any]) -> None:
         self._name, self._factory = name, factory
         self._computations: dict[OpSpec, tuple[str, ...]] = {}
+        self._has_warned = False
 
     def __call__(self, spec: OpSpec) -> nn.Module:
         """Return a module of `spec`.
@@ -131,10 +137,11 @@ class _CheckedFactory:
             raise PluginError(f"{spec}: the factory of {self._name} returns {kind}, not a torch module")
         return module
 
-    def _build_aside(self, spec: OpSpec) -> nn.Module:
-        """Return a module without a change of random states."""
+    def _build_folded(self, spec: OpSpec) -> nn.Module:
+        """Return a folded module without a change of random states."""
         with keep_random_state():
-            return self(spec)
+            module = self(spec)
+            return fold_norms(module, sequences=is_foldable(module, [(1, spec.c_in, *spec.fine)]))
 
     def _check_output(self, spec: OpSpec, module: nn.Module) -> None:
         """Check that the output has the shape of the spec."""
@@ -147,14 +154,36 @@ class _CheckedFactory:
         if got != expected:
             raise PluginError(f"{spec}: wrong output of {self._name}: expected {expected}, got {got}")
 
+    def check_macs(self, count: Count, spec: OpSpec) -> int:
+        """Return the user's count; log a warning, one for the operator, if the module's products do not confirm it."""
+        macs = _call_count(self._name, "macs", count, spec)
+        if not self._has_warned and (products := self._count_products(spec)):
+            self._has_warned = not 1 / MACS_FACTOR <= macs / products <= MACS_FACTOR
+            if self._has_warned:
+                _LOG.warning(
+                    "warning: macs of operator %s returns %d for %s, but its convolutions and matrix products have %d: "
+                    "correct the macs of its register_module, the costs of networks include them",
+                    *(self._name, macs, spec, products),
+                )
+        return macs
+
+    def _count_products(self, spec: OpSpec) -> int | None:
+        """Return the counted multiply-accumulates of one image; None if torch's counter fails."""
+        with keep_random_state():
+            module = self(spec)
+        try:
+            return count_products(module, [(1, spec.c_in, *spec.fine)])
+        except PluginError:
+            return None
+
     def count_parameters(self, spec: OpSpec) -> int:
         """Count the parameters of the folded module."""
-        return sum(parameter.numel() for parameter in fold_norms(self._build_aside(spec)).parameters())
+        return sum(parameter.numel() for parameter in self._build_folded(spec).parameters())
 
     def find_footprint(self, spec: OpSpec) -> Footprint:
         """Return the memory of the folded module for one image: a tensor per operation that does not run in place."""
         recorder = _TensorRecorder()
-        out = run_on_meta(fold_norms(self._build_aside(spec)), [(1, spec.c_in, *spec.fine)], recorder=recorder)
+        out = run_on_meta(self._build_folded(spec), [(1, spec.c_in, *spec.fine)], recorder=recorder)
         return recorder.summarise(out)
 
 

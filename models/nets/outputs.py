@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
@@ -16,6 +17,10 @@ MAIN_KEYS = ("out", "logits")
 """Names of the main output in a mapping or dataclass."""
 _AUXILIARY = "aux"
 """Part of the names of auxiliary outputs."""
+_FEATURES = re.compile(r"(?:feat|embed|hidden|atten)[^.]*$", re.IGNORECASE)
+"""End of the names of outputs that are features, whatever their channels."""
+_SUM_TOLERANCE = 1e-3
+"""Largest difference from 1 of the sum of probabilities."""
 
 
 def list_outputs(output: object) -> dict[str, Tensor]:
@@ -85,6 +90,44 @@ def is_logits(tensor: Tensor, classes: int) -> bool:
     return tensor.ndim == 4 and tensor.shape[1] == classes and tensor.is_floating_point()
 
 
+def find_activation(values: Tensor) -> str:
+    """Return the activation that an output [N, C, h, w] looks to have: `softmax`, `sigmoid`; empty for logits."""
+    values = values.detach().float()
+    low, sums = float(values.min()), values.sum(1)
+    if low >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=_SUM_TOLERANCE):
+        return "softmax"
+    return "sigmoid" if low >= 0 and 0 < float(values.max()) <= 1 else ""
+
+
+def explain_unusable(name: str, values: Tensor, image: tuple[int, int]) -> str:
+    """Return why an output with one channel per class cannot be auxiliary logits of images; empty if it can.
+
+    Logits have both signs; without negative values they are probabilities, or features behind a ReLU.
+    """
+    if _FEATURES.match(name.rpartition(".")[2]):
+        return "features by its name"
+    if float(values.detach().min()) >= 0 and float(values.detach().max()) > 0:
+        return "no negative values"
+    size = values.shape[2], values.shape[3]
+    return "" if covers_image(size, image) else f"not the area of images {image[0]}x{image[1]}"
+
+
+def covers_image(size: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Return True if outputs of a (height, width) can cover an image of another at one whole stride or scale.
+
+    Both sides are divided by the same stride, rounded up or down, or have one value more, as with aligned corners.
+    """
+    if size[0] % image[0] == 0 and size[0] * image[1] == size[1] * image[0]:
+        return True
+    return any(
+        all(
+            side in (whole // stride, -(-whole // stride), whole // stride + 1)
+            for side, whole in zip(size, image, strict=True)
+        )
+        for stride in range(1, max(image) + 1)
+    )
+
+
 class MainOutput(nn.Module):
     """Network of any source without its auxiliary outputs: [N, 3, H, W] -> [N, classes, h, w]."""
 
@@ -95,6 +138,34 @@ class MainOutput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the main logits."""
         return get_logits(self.network(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectMain:
+    """Forward hook of a network that makes a named output the main one.
+
+    A single tensor, as other modes may return, stays. An output that already is called `out` gets another name.
+
+    Attributes:
+        name: Key or position of the output.
+    """
+
+    name: str
+
+    def __call__(self, module: nn.Module, args: object, output: object) -> object:
+        """Return the outputs by name, the chosen one as `out`.
+
+        Raises:
+            PluginError: No output has the name.
+        """
+        tensors = list_outputs(output)
+        if isinstance(output, Tensor):
+            return output
+        if self.name not in tensors:
+            raise PluginError(f"the network has no output {self.name!r}, but {', '.join(tensors)}")
+        main = tensors.pop(self.name)
+        others = {f"other.{name}" if name == MAIN_KEYS[0] else name: value for name, value in tensors.items()}
+        return {MAIN_KEYS[0]: main, **others}
 
 
 @torch.no_grad()

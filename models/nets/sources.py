@@ -175,6 +175,7 @@ class FactorySource(NetworkSource):
             PluginError: The factory's argument for the number of classes is unknown, it raises an error, whose line the
                 message has, or it returns something else.
         """
+        import torch
         from torch import nn
 
         keyword = find_classes_argument(self.factory, self.text)
@@ -185,6 +186,11 @@ class FactorySource(NetworkSource):
             raise
         except (Exception, SystemExit) as error:
             raise PluginError(f"{self.text} failed for classes={classes}: {describe_error(error)}") from error
+        if isinstance(module, torch.jit.ScriptModule):
+            raise PluginError(
+                f"{self.text} returns TorchScript, which can be neither trained nor folded: return the module itself, "
+                f"without torch.jit"
+            )
         if not isinstance(module, nn.Module):
             raise PluginError(f"{self.text} must return a torch.nn.Module, got {type(module).__name__}")
         return module

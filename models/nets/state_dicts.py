@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ ENTRIES = (
     *("state_dict_ema", "ema_state_dict", "model_ema", "ema", "mean"),
     *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "trainee"),
 )
-"""Keys under which programs, lgc among them, store a state dict. Averaged weights come first: they are the better."""
+"""Keys under which programs, lgc among them, store a state dict. Averaged weights come first: where they are complete,
+they are the better."""
+Score = Callable[[Mapping[str, Tensor]], int]
+"""Number of the tensors of an entry that fit a network."""
 _MAX_DEPTH = 4
 _TORCH_MAGIC = (b"PK\x03\x04", b"\x80")
 """First bytes of a torch file: a zip archive, or a pickle before torch 1.6."""
@@ -40,10 +43,11 @@ class StateDict:
     entry: str = ""
 
 
-def read_state_dict(path: Path) -> StateDict:
+def read_state_dict(path: Path, score: Score = lambda tensors: 0) -> StateDict:
     """Read a state dict from a safetensors or a torch file (`.pt`, `.pth`, `.ckpt`, `.bin`); its content decides.
 
-    A torch file holds the tensors themselves or, as checkpoints of training programs do, under one of `ENTRIES`.
+    A torch file holds the tensors themselves or, as checkpoints of training programs do, under one of `ENTRIES`. Of
+    several, the one with the highest score is read, else the first.
 
     Raises:
         FileFormatError: The file is missing, damaged or foreign, holds Python objects other than tensors and
@@ -57,12 +61,11 @@ def read_state_dict(path: Path) -> StateDict:
     if not head.startswith(_TORCH_MAGIC):
         return StateDict(path, _read_safetensors(path))
     content = _read_torch(path)
-    entry = _find_entry(content)
-    if entry is None:
+    entries = dict(_iter_entries(content))
+    if not entries:
         raise FileFormatError(f"cannot read weights {path}: it holds no tensors by name, but {_summarise(content)}")
-    for key in entry:
-        content = content[key]
-    return StateDict(path, {str(name): value for name, value in content.items() if _is_tensor(value)}, ".".join(entry))
+    entry = max(entries, key=lambda name: score(entries[name]))
+    return StateDict(path, entries[entry], entry)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -96,20 +99,15 @@ def find_foreign_object(error: Exception) -> str:
     return match[1] if match else ""
 
 
-def _find_entry(content: Any, depth: int = 0) -> tuple[str, ...] | None:
-    """Return the keys that lead to a state dict, the empty tuple if `content` is one; None if there is none."""
+def _iter_entries(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the keys that lead to each state dict, joined by dots, and its tensors; nested ones come first."""
     if not isinstance(content, Mapping) or depth > _MAX_DEPTH:
-        return None
+        return
     for key in ENTRIES:  # first, as programs store other tensors next to a state dict, e.g. the state of a generator
-        rest = _find_entry(content.get(key), depth + 1)
-        if rest is not None:
-            return (key, *rest)
-    tensors = sum(_is_tensor(value) for value in content.values())
-    return () if tensors and 2 * tensors >= len(content) else None  # a state dict may have numbers too, e.g. the epoch
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
+        yield from _iter_entries(content.get(key), f"{name}.{key}" if name else key, depth + 1)
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if tensors and 2 * len(tensors) >= len(content):  # a state dict may have numbers too, e.g. the epoch
+        yield name, tensors
 
 
 def _summarise(content: Any) -> str:

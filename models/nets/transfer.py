@@ -155,6 +155,16 @@ def transfer_weights(
     return Transfer(stored, loaded, random, classifiers, unused, removed, added)
 
 
+def count_fitting(network: nn.Module, tensors: Mapping[str, Tensor]) -> int:
+    """Return how many floating-point tensors of a network have a stored one of the same name and shape."""
+    own = {name: tensor.shape for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    stored = {_INNER_WRAPPERS.sub("", name): tensor.shape for name, tensor in tensors.items()}
+    removed, added = match_names(own, stored)
+    return sum(
+        stored.get(removed + name[len(added) :]) == shape for name, shape in own.items() if name.startswith(added)
+    )
+
+
 def match_names(own: Shapes, stored: Shapes) -> tuple[str, str]:
     """Return the prefix to remove from the stored names and the one to add, so that most tensors fit.
 

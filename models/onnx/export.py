@@ -61,7 +61,12 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
     if any(issubclass(item.category, TracerWarning) and is_user_file(item.filename) for item in caught):
         require_traceable(module, input_shapes, dtype, "the module", sizes=True)
     exported: bytes = buffer.getvalue()
-    onnx.checker.check_model(onnx.load_from_string(exported), full_check=True)
+    try:
+        onnx.checker.check_model(onnx.load_from_string(exported), full_check=True)
+    except Exception as error:  # its errors share no base class
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        advice = "; compute in float32, without torch.autocast" if "unsupported type" in reason else ""
+        raise PluginError(f"cannot export to ONNX: the exported graph is invalid: {reason}{advice}") from error
     return exported
 
 
@@ -142,3 +147,11 @@ def replace_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
     del loaded.metadata_props[:]
     onnx.helper.set_model_props(loaded, dict(metadata))
     return bytes(loaded.SerializeToString())
+
+
+def add_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return the serialised model with `metadata` besides its own."""
+    import onnx
+
+    own = {entry.key: entry.value for entry in onnx.load_model_from_string(model).metadata_props}
+    return replace_metadata(model, {**own, **metadata})

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 ARCHITECTURE_KEY, SCOPE_KEY, TABLE_KEY, CLASSES_KEY = "architecture", "scope", "table", "classes"
 NORMALISATION_KEY, PALETTE_KEY, VERSION_KEY = "normalisation", "palette", "lgc_version"
-SOURCE_KEY, WEIGHTS_KEY, DIGEST_KEY = "network", "weights", "weights_digest"
+SOURCE_KEY, WEIGHTS_KEY, DIGEST_KEY, PARITY_KEY = "network", "weights", "weights_digest", "parity"
 """Metadata keys of files that lgc exports.
 
 Classes: JSON list of names. Normalisation: JSON {"mean": [3], "std": [3]}, per RGB channel in 0..1. Palette: JSON list
 of the RGB colours of the classes, 0 to 255 each. Network: kind and name of a network other than an architecture,
-e.g. `peer:pidnet-s`. Weights: `random` or `trained`; their digest is `files.hash_file` of the run's file.
+e.g. `peer:pidnet-s`. Weights: `random` or `trained`; their digest is `files.hash_file` of the run's file. Parity:
+`failed` in a file whose outputs differ from torch's by more than its precision allows.
 """
 
 METADATA_FORMS = {

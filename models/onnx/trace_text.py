@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from ...errors import PluginError
 from .tracing import DRAWS_NUMBERS, run_on_meta
 
 
-def describe_computation(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+def describe_computation(module: nn.Module, *input_shapes: tuple[int, ...]) -> tuple[str, ...]:
     """Return the computation of a module in evaluation mode as lines of text; the module stays unchanged.
 
     The first two runs are described: a module may keep what its first one computes, e.g. positions.
@@ -33,8 +33,10 @@ def describe_computation(module: nn.Module, input_shape: tuple[int, ...]) -> tup
     """
     copied = copy.deepcopy(module).eval().to("meta")
     tensors = {**dict(copied.named_buffers()), **copied.state_dict()}
-    weights = (f"weight {name} {_describe_shape(tensors[name])}" for name in sorted(tensors))
-    first, second, third = (_describe_run(copied, input_shape) for _ in range(3))
+    weights = (
+        f"weight {name} {_describe_shape(tensors[name])}{_describe_order(tensors[name])}" for name in sorted(tensors)
+    )
+    first, second, third = (_describe_run(copied, input_shapes) for _ in range(3))
     if difference := find_difference(second, third):
         raise PluginError(f"runs in evaluation mode differ: {difference}: only shapes may decide what is computed")
     return (*weights, *first, *(second if second != first else ()))
@@ -67,22 +69,26 @@ def keep_random_state() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def _describe_run(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[str, ...]:
+def _describe_run(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
     """Return the calls of one run of a module on the meta device."""
     state = get_random_state()
     calls = _Calls({id(value): name for name, value in [*module.named_parameters(), *module.named_buffers()]})
     with calls, _RandomCalls():
-        run_on_meta(module, [input_shape], copied=True)
+        run_on_meta(module, input_shapes, copied=True)
     if get_random_state() != state:
         raise PluginError(f"its forward {DRAWS_NUMBERS}")
     return tuple(calls.lines)
 
 
 class _Calls(TorchFunctionMode):
-    """Record of the calls that return tensors: function, arguments, shapes. Tensors are numbered as they come."""
+    """Record of the calls that return tensors or write into them: function, arguments, shapes, changed settings.
+
+    Tensors are numbered as they come.
+    """
 
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
+        self._switches = _read_switches()
         self.lines: list[str] = []
         self._names = dict(names)
         self._kept: list[Tensor] = []  # the identity of a freed tensor would be used again
@@ -93,10 +99,13 @@ class _Calls(TorchFunctionMode):
         arguments += [f"{name}={self._describe(value)}" for name, value in (kwargs or {}).items()]
         out = func(*args, **(kwargs or {}))
         tensors = [value for value in tree_leaves(out) if isinstance(value, Tensor)]
-        if tensors:
+        if tensors or _is_assignment(func):
             name = resolve_name(func) or getattr(func, "__name__", type(func).__name__)
             results = ", ".join(f"{self._describe(value)} {_describe_shape(value)}" for value in tensors)
-            self.lines.append(f"{name}({', '.join(arguments)}) -> {results}")
+            changed = _list_autocasts() | _read_switches() - self._switches
+            self.lines.append(
+                f"{name}({', '.join(arguments)}) -> {results}" + f" with {sorted(changed)}" * bool(changed)
+            )
         return out
 
     def _describe(self, value: object) -> str:
@@ -114,9 +123,39 @@ class _Calls(TorchFunctionMode):
                 return f"slice{self._describe((value.start, value.stop, value.step))}"
             case float():
                 return f"{value:.6g}"  # computed ones differ in the last digits between machines
-            case None | bool() | int() | str() | complex() | torch.dtype() | torch.device():
+            case np.generic() | np.ndarray():
+                return self._describe(value.tolist())
+            case None | bool() | int() | str() | complex() | torch.dtype() | torch.device() | torch.memory_format():
                 return repr(value)
         return type(value).__name__  # others are printed with their address
+
+
+def _is_assignment(func: Any) -> bool:
+    """Return True for `tensor[...] = value` and `tensor.data = value`, which return nothing."""
+    return getattr(func, "__name__", "") in ("__setitem__", "__set__")
+
+
+def _list_autocasts() -> set[str]:
+    """Return the types that calls are computed in instead of those of their arguments, by kind of device."""
+    return {
+        f"autocast {device} {torch.get_autocast_dtype(device)}"
+        for device in ("cpu", "cuda")
+        if torch.is_autocast_enabled(device)
+    }
+
+
+def _read_switches() -> set[str]:
+    """Return the implementations that torch may use, as text."""
+    attention: Any = torch.backends.cuda
+    switches = {
+        "flash attention": attention.flash_sdp_enabled(),
+        "memory-efficient attention": attention.mem_efficient_sdp_enabled(),
+        "plain attention": attention.math_sdp_enabled(),
+        "attention of cuDNN": attention.cudnn_sdp_enabled(),
+        "cuDNN": torch.backends.cudnn.enabled,
+        "oneDNN": torch.backends.mkldnn.enabled,
+    }
+    return {f"{name}: {value}" for name, value in switches.items()}
 
 
 class _RandomCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -144,3 +183,10 @@ def _describe_shape(value: object) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__  # extra state of a module
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+
+
+def _describe_order(value: object) -> str:
+    """Return the strides of a tensor whose values are not in the usual order, e.g. in channels_last."""
+    if not isinstance(value, Tensor) or value.stride() == torch.empty(value.shape, device="meta").stride():
+        return ""
+    return f" strides {value.stride()}"

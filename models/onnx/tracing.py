@@ -15,12 +15,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from ...errors import LgcError, PluginError
 from ...plugins import describe_error, locate_error
 
 DRAWS_NUMBERS = "draws random numbers in evaluation mode: use self.training"
 """Part of the message of an error for a module whose output is random."""
+CHANGES_INPUT = (
+    "changes its input in place, which other readers of the input would see: use x = x - y for x -= y, and "
+    "inplace=False on the input"
+)
+"""Part of the message of an error for such a module."""
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
 _TOLERANCE = 1e-4
 """Largest difference between two runs on the same input."""
@@ -44,18 +50,36 @@ def run_on_meta(
         copied: The module is such a copy already: run it, not another copy.
 
     Raises:
-        PluginError: The module decides by the values of a tensor, keeps a tensor on another device, or fails. The
-            message has the line.
+        PluginError: The module decides by the values of a tensor, keeps a tensor on another device, changes its input,
+            or fails. The message has the line.
     """
     try:
         if not copied:
             module = copy.deepcopy(module).eval().to("meta")
         with torch.no_grad(), torch.device("meta"), recorder or nullcontext():
-            return module(*(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes))
+            inputs = [torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes]
+            versions = [value._version for value in inputs]
+            output = module(*inputs)
+        if [value._version for value in inputs] != versions:
+            raise PluginError(f"it {CHANGES_INPUT}")
+        return output
     except LgcError:
         raise
     except Exception as error:
         raise PluginError(_explain_failure(error)) from error
+
+
+def count_products(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]) -> int:
+    """Count the multiply-accumulates of a module's convolutions and matrix products in a run on meta tensors.
+
+    Products inside operations that torch does not know, e.g. of other packages, are not counted.
+
+    Raises:
+        PluginError: See `run_on_meta`.
+    """
+    counter = FlopCounterMode(display=False)
+    run_on_meta(module, input_shapes, recorder=counter)
+    return counter.get_total_flops() // 2
 
 
 def _explain_failure(error: Exception) -> str:

@@ -137,9 +137,9 @@ def get_recipe(spec: OpSpec) -> tuple[Layer, ...]:
 def _make_recipe(operator: Operator, spec: OpSpec) -> tuple[Layer, ...]:
     try:
         layers = operator.recipe(spec)
-    except LgcError:
-        raise
     except Exception as error:
+        if isinstance(error, LgcError) and getattr(operator.recipe, "__module__", None) == __name__:
+            raise  # of lgc's own recipes, whose messages name the spec
         raise PluginError(f"{spec}: the recipe of {operator.name} raises {describe_error(error)}") from error
     if not isinstance(layers, tuple) or not all(isinstance(layer, Layer) for layer in layers):
         raise PluginError(f"{spec}: the recipe of {operator.name} returns {layers!r}, not a tuple of layers")

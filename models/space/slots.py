@@ -15,9 +15,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from ...errors import FileFormatError, UsageError
+from ...errors import FileFormatError, PluginError, UsageError
 from ..recipe import hash_text
-from .operators import ZERO, digest_recipes
+from .operators import ZERO, digest_recipes, get_recipe
 from .opspec import OpSpec
 from .protocol import Architecture, Decision, Requirement, Slot, Space, register_space
 from .settings import validate
@@ -69,8 +69,21 @@ class SlotSpace(Space):
             name: Display name.
 
         Raises:
-            UsageError: A slot has no candidates, or they do not match its decisions; names repeat.
+            UsageError: A slot has no candidates, or they do not match its decisions; names repeat; or an operator does
+                not support a candidate.
+            UnknownOperatorError: An operator is not registered.
+            PluginError: A recipe of the user's fails.
         """
+        for slot in slots:
+            for spec in slot.candidates:
+                _check_candidate(slot.name, spec)
+        return cls._number_decisions(slots, decisions, requirements, name)
+
+    @classmethod
+    def _number_decisions(
+        cls, slots: Sequence[Slot], decisions: Sequence[Decision], requirements: Sequence[Requirement], name: str
+    ) -> Self:
+        """Return the space of slots whose operators need not be registered; see `from_slots`."""
         if decisions:
             return cls(tuple(slots), tuple(decisions), tuple(requirements), name)
         own, numbered = [], []
@@ -169,7 +182,7 @@ class SlotSpace(Space):
         problem = f"{where}: invalid search space"
         checked = validate(_SpaceContent, content, problem)
         try:
-            return cls.from_slots(
+            return cls._number_decisions(
                 [slot.to_slot() for slot in checked.slots],
                 [Decision(entry.name, entry.choices, entry.default) for entry in checked.decisions],
                 [Requirement(entry.decisions, entry.fault) for entry in checked.requirements],
@@ -302,6 +315,14 @@ class _ArchitectureContent(_Content):
     space: dict[str, Any]
     choices: tuple[int, ...]
     provenance: dict[str, Any] = {}
+
+
+def _check_candidate(slot: str, spec: OpSpec) -> None:
+    """Check that the operator of a candidate supports its sizes."""
+    try:
+        get_recipe(spec)
+    except (UsageError, PluginError) as error:
+        raise type(error)(f"slot {slot}: {error}") from error
 
 
 def _name_choices(candidates: Sequence[OpSpec]) -> tuple[str, ...]:

@@ -366,7 +366,9 @@ def _fingerprint_latencies(table: LatencyTable, scope: str) -> str:
 
 
 def export_file(network: Network, folder: Path, precision: str, images: Sequence[RGBImage] = ()) -> FileResult:
-    """Write the network's ONNX file and compare its outputs with torch, under ONNX Runtime's CPU provider.
+    """Write the network's ONNX file after a comparison with torch, under ONNX Runtime's CPU provider.
+
+    The metadata of a file that differs says so, and `lgc-predict` refuses it as the network of its run.
 
     Args:
         network: network to export.
@@ -379,11 +381,11 @@ def export_file(network: Network, folder: Path, precision: str, images: Sequence
         OutputError: the file cannot be written.
     """
     precision = FILE_PRECISIONS[precision]
-    path = write_onnx(network, folder, precision)
     pictures = replace(network, images=tuple(images)).inputs()
     series = [(inputs, source) for inputs, source in ((random_inputs(network), RANDOM), (pictures, IMAGES)) if inputs]
     parity = tuple(compare_file(network, precision, inputs, source) for inputs, source in series)
     passes = all(is_within_tolerance(precision, each, trained=network.weights is not None) for each in parity)
+    path = write_onnx(network, folder, precision, passes=passes)
     remarks: tuple[str, ...] = ()
     if precision == "fp16":
         arrays = [(array,) for inputs, _ in series for array in inputs]

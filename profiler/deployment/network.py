@@ -26,6 +26,7 @@ from ...models.onnx.signature import (
     DIGEST_KEY,
     NORMALISATION_KEY,
     PALETTE_KEY,
+    PARITY_KEY,
     SCOPE_KEY,
     SOURCE_KEY,
     TABLE_KEY,
@@ -36,7 +37,7 @@ from ...models.space.protocol import CORE, END_TO_END, Architecture
 from ...models.training_result import read_class_names
 from ...precisions import INT8
 from ..backends import Workload
-from ..timing.workloads import network_module, network_workload
+from ..timing.workloads import describe_folding, network_module, network_workload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -205,21 +206,28 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
         names = definition.class_names or read_class_names(source)
         loaded = Network(definition, load_weights(path, definition, log), scope, names, digest=hash_file(path))
     if definition.source.kind == "factory":
+        for remark in describe_folding(definition, loaded.weights):
+            log(remark)
         report = check_outputs(loaded.reference(CORE).get_submodule("network"), definition)
+        for remark in report.format_warnings():
+            log(f"{definition.source.reference}: {remark}")
         dropped = [*report.auxiliary, *report.ignored]
         if dropped:
             log(f"{definition.source.reference}: exported output: {report.main}; not exported: {', '.join(dropped)}")
     return loaded
 
 
-def write_onnx(network: Network, folder: Path, precision: str = "fp32") -> Path:
-    """Write the network's ONNX file and return its path.
+def write_onnx(network: Network, folder: Path, precision: str = "fp32", *, passes: bool = True) -> Path:
+    """Write the network's ONNX file and return its path; one whose outputs do not pass the comparison is marked.
 
     Raises:
         UsageError: int8 without images.
         OutputError: the file cannot be written.
     """
     name = network.stem if precision == "fp32" else f"{network.stem}-{precision}"
+    from ...models.onnx.export import add_metadata
+
     path = ensure_folder(folder) / f"{name}.onnx"
-    write_atomic(path, network.model(precision))
+    model = network.model(precision)
+    write_atomic(path, model if passes else add_metadata(model, {PARITY_KEY: "failed"}))
     return path

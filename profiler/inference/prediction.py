@@ -17,7 +17,7 @@ from ...errors import DataError, FileFormatError, MeasurementError, UsageError
 from ...files import hash_file
 from ...models.images import RGBImage
 from ...models.nets.definition import WEIGHTS_FILE, read_record
-from ...models.onnx.signature import DIGEST_KEY, WEIGHTS_KEY
+from ...models.onnx.signature import DIGEST_KEY, PARITY_KEY, WEIGHTS_KEY
 from ..deployment.network import Log
 from .media import MediaFile, raise_unreadable
 from .painting import Legend, Painter
@@ -127,7 +127,8 @@ def find_exported_file(source: Path, log: Log = print) -> Path:
         log: receives a line for each damaged file that is skipped.
 
     Raises:
-        UsageError: the run folder has no exported file, or none of its weights, e.g. as it was trained afterwards.
+        UsageError: the run folder has no exported file, or none of its weights, e.g. as it was trained afterwards, or
+            as its outputs differ from torch's.
         FileFormatError: all exported files are damaged.
     """
     if not source.is_dir():
@@ -159,10 +160,12 @@ def find_exported_file(source: Path, log: Log = print) -> Path:
 
 
 def _find_stale_weights(path: Path, weights: Path, digest: str) -> str:
-    """Return why an exported file does not have the weights of a run and their digest; empty if it has."""
+    """Return why an exported file is not the network with the weights of a run and their digest; empty if it is."""
     from ...models.onnx.model import read_metadata
 
     metadata = read_metadata(path)
+    if PARITY_KEY in metadata:
+        return "differs from torch by more than its precision allows"
     if metadata.get(WEIGHTS_KEY) == "random":
         return "has random weights"
     if DIGEST_KEY in metadata:

@@ -130,7 +130,8 @@ def _probe(spec: OpSpec, copies: int) -> nn.Module:
             [build_module(_carrier(inputs[0][1:])) for _ in inputs],
             [build_module(spec) for _ in range(copies)],
             build_module(_carrier((spec.c_out, *output_size(spec)))) if ends else None,
-        )
+        ),
+        inputs,
     )
 
 
@@ -138,7 +139,10 @@ def _carrier_pairs(shape: tuple[int, int, int], tensors: int) -> nn.Module:
     from ...models.nets.layers import build_module
     from .probe import Baseline
 
-    return build_folded(lambda: Baseline([[build_module(_carrier(shape)) for _ in range(2)] for _ in range(tensors)]))
+    return build_folded(
+        lambda: Baseline([[build_module(_carrier(shape)) for _ in range(2)] for _ in range(tensors)]),
+        [(1, *shape)] * tensors,
+    )
 
 
 def _carrier(shape: tuple[int, int, int]) -> OpSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ...errors import PluginError
@@ -29,23 +30,26 @@ def operator_workload(spec: OpSpec) -> Workload:
     def module() -> nn.Module:
         from ...models.nets.layers import build_module
 
-        return build_folded(lambda: build_module(spec))
+        return build_folded(lambda: build_module(spec), input_shapes(spec))
 
     return Workload(f"alone/{spec}", input_shapes(spec), module)
 
 
-def build_folded(make: Callable[[], nn.Module]) -> nn.Module:
-    """Return the folded module that `make` builds, with reproducible random weights and statistics."""
+def build_folded(make: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...]]) -> nn.Module:
+    """Return the folded module that `make` builds, with reproducible random weights and statistics.
+
+    The user's modules for inputs of `shapes` are folded if that leaves their output unchanged.
+    """
     import torch
 
-    from ...models.nets.layers import fold_norms
+    from ...models.nets.layers import fold_norms, is_foldable
     from ...models.nets.network import randomise_norms
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         module = make()
     randomise_norms(module, SEED)
-    return fold_norms(module)
+    return fold_norms(module, sequences=is_foldable(module, shapes))
 
 
 def network_workload(
@@ -57,11 +61,12 @@ def network_workload(
     """
     definition = NetworkDefinition.of(network)
     shape, dtype = image_input(definition.input, scope)
+    foldable = cache(lambda: is_network_foldable(definition, weights))
 
     def module() -> nn.Module:
         from ...models.nets.layers import fold_norms
 
-        return fold_norms(network_module(definition, scope, weights))
+        return fold_norms(network_module(definition, scope, weights), sequences=foldable())
 
     def export() -> bytes:
         return _export_factory(module(), shape, dtype, definition.source.reference)
@@ -90,6 +95,25 @@ def _export_factory(module: nn.Module, shape: tuple[int, ...], dtype: str, name:
         raise PluginError(f"{name}: {error}") from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
+
+
+def is_network_foldable(definition: NetworkDefinition, weights: Mapping[str, Tensor] | None = None) -> bool:
+    """Return True if folding leaves the logits of a network unchanged; the user's are compared on a random image."""
+    if definition.source.kind != "factory":
+        return True
+    from ...models.nets.layers import is_foldable
+
+    return is_foldable(network_module(definition, CORE, weights), [(1, 3, *definition.input)])
+
+
+def describe_folding(definition: NetworkDefinition, weights: Mapping[str, Tensor] | None = None) -> list[str]:
+    """Return a remark if the batch normalisations of a network cannot be folded."""
+    if is_network_foldable(definition, weights):
+        return []
+    return [
+        f"{definition.source.reference}: normalisations in nn.Sequential are not folded into convolutions, as forward "
+        f"reads a convolution's output before its normalisation"
+    ]
 
 
 def network_module(

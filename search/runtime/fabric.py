@@ -119,13 +119,33 @@ class GlobalBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise_norms(network: nn.Module, fabric: Fabric) -> None:
-    """Normalise over the batches of all processes in every batch normalisation; a single process changes nothing."""
-    if fabric.world_size > 1 and fabric.device.type == "cuda":
+    """Normalise over the batches of all processes in every batch normalisation; a single process changes nothing.
+
+    Raises:
+        UsageError: a module is another kind of batch normalisation, whose computation is unknown.
+    """
+    if fabric.world_size == 1:
+        return
+    is_gpu = fabric.device.type == "cuda"
+    known = (*_GPU_NORMS, nn.SyncBatchNorm) if is_gpu else (nn.BatchNorm2d, GlobalBatchNorm)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in known:
+            kind = f"{type(module).__module__}.{type(module).__qualname__}"
+            raise UsageError(
+                f"{name or 'the network'} is a {kind}, a batch normalisation that cannot be computed over "
+                f"{fabric.world_size} processes on a {'GPU' if is_gpu else 'CPU'}: use one process, or "
+                "torch.nn.BatchNorm2d, e.g. with a separate activation"
+            )
+    if is_gpu:
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    elif fabric.world_size > 1:
-        for module in network.modules():
-            if type(module) is nn.BatchNorm2d:
-                module.__class__ = GlobalBatchNorm
+        return
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm
+
+
+_GPU_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""Batch normalisations that torch's SyncBatchNorm can replace: of subclasses it keeps the parameters alone."""
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], fabric: Fabric) -> None:

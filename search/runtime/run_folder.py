@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 CHECKPOINT_S = 10.0
 """Seconds between checkpoints."""
 IMAGE_HASHES = "images"
-"""Setting with hashes of the images and labels, which older trainings lack."""
+"""Setting with hashes of the images and labels."""
 DATASET_DIGEST = "dataset"
 """Setting with the hash of a dataset's description, which known layouts lack."""
+INITIAL_WEIGHTS = "initial_weights"
+"""Setting with the digest of the file of initial weights."""
+_LATER_SETTINGS = (IMAGE_HASHES, INITIAL_WEIGHTS)
+"""Settings that older trainings lack."""
 _CHANGES = {
     IMAGE_HASHES: "the images or labels have changed",
     DATASET_DIGEST: "the description of the dataset has changed, e.g. classes or label values",
+    INITIAL_WEIGHTS: "the file of initial weights has changed",
 }
 """Message on settings that are hashes."""
 
@@ -149,7 +154,7 @@ def _require_same_settings(config: Path, settings: Mapping[str, JsonValue]) -> N
     differences = [
         _CHANGES.get(key) or f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
         for key in sorted({*stored, *requested})
-        if stored.get(key) != requested.get(key) and not (key == IMAGE_HASHES and key not in stored)
+        if stored.get(key) != requested.get(key) and not (key in _LATER_SETTINGS and key not in stored)
     ]
     if differences:
         is_trained = config.stem == "train" and (config.parent / WEIGHTS_FILE).exists()

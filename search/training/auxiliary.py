@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...models.nets.definition import NetworkDefinition
 from ...models.nets.layers import build_module
 from ...models.nets.network import LGCNet
-from ...models.nets.outputs import is_logits, split_outputs
+from ...models.nets.outputs import split_outputs
 from ...models.space.lgcnet.plan import NetworkPlan
 from ...models.space.opspec import OpSpec
 from .config import TrainConfig
@@ -36,6 +36,7 @@ class TrainingNetwork(nn.Module):
 
     Attributes:
         main: name of the main output in training mode; None for that of `choose_main`.
+        auxiliary_names: names of the outputs of another network that are auxiliary logits.
     """
 
     def __init__(self, network: nn.Module, auxiliary: bool) -> None:
@@ -43,6 +44,7 @@ class TrainingNetwork(nn.Module):
         self.network = network
         self.has_auxiliary = auxiliary
         self.main: str | None = None
+        self.auxiliary_names: tuple[str, ...] = ()
         self.auxiliary: nn.Module | None = None
         if isinstance(network, LGCNet):
             plan = network.space.plan
@@ -60,7 +62,7 @@ class TrainingNetwork(nn.Module):
         logits, others = split_outputs(self.network(x), self.main if self.training else None)
         if not self.has_auxiliary:
             return logits, {}
-        return logits, {name: value for name, value in others.items() if is_logits(value, logits.shape[1])}
+        return logits, {name: others[name] for name in self.auxiliary_names if name in others}
 
 
 def _build_head(plan: NetworkPlan, cell: int, classes: int) -> nn.Module:

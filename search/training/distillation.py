@@ -55,7 +55,7 @@ def load_teacher(
 
     Raises:
         UsageError: the run has no weights, other classes, or a stride that does not divide the size of the images; or
-            it was trained with a factory that the user has not named.
+            it was trained with a factory that the user has not named; or it returns probabilities.
         PluginError: the network does not accept images of this size.
         FileFormatError: a file of the run is missing or damaged.
     """
@@ -77,7 +77,12 @@ def load_teacher(
     network = definition.build()
     network.load_state_dict(load_weights(weights, definition))
     if architecture is None:
-        check_outputs(network, replace(definition, input=size))
+        activation = check_outputs(network, replace(definition, input=size)).activation
+        if activation:
+            raise UsageError(
+                f"the teacher {path} returns probabilities, not logits: remove {activation} from the forward of "
+                f"{definition.source.reference}"
+            )
     if definition.normalisation != student.normalisation:
         network = nn.Sequential(Renormalise(student.normalisation, definition.normalisation), network)
     return Teacher(path, network.eval().requires_grad_(False), hash_file(weights))

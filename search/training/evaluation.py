@@ -73,7 +73,8 @@ def evaluate_run(
     with explain_out_of_memory(_advise_memory(definition, device)):
         network.to(fabric.device).eval()
         if definition.architecture is None:
-            check_outputs(network, definition)
+            for remark in check_outputs(network, definition).format_warnings():
+                log(f"{definition.source.reference}: {remark}")
         scores, size = evaluate_network(
             network, dataset, fabric=fabric, workers=workers, on_image=write, on_step=on_step
         )

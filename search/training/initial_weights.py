@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from ...errors import UsageError
-from ...models.nets.definition import read_record
+from ...models.images import Normalisation
+from ...models.nets.definition import NetworkDefinition, read_record
 from ...models.nets.network import LGCNet
 from ...models.nets.state_dicts import read_state_dict
-from ...models.nets.transfer import Transfer, transfer_weights
+from ...models.nets.transfer import Transfer, count_fitting, transfer_weights
 from .config import SCRATCH, SUPERNET
 
 
@@ -41,23 +43,41 @@ def initialise(network: nn.Module, source: Path, classes: int) -> Transfer:
         UsageError: they do not fit, see `transfer_weights`.
         FileFormatError: `source` is damaged, or has tensors of a different type, or NaN or infinite values.
     """
-    stored = read_state_dict(source)
+    stored = read_state_dict(source, partial(count_fitting, network))
     if isinstance(network, LGCNet):
         return transfer_weights(network, stored, classes, get_part=get_lgcnet_part, min_share=0.0)
     return transfer_weights(network, stored, classes)
 
 
-def compare_classes(source: Path, classes: tuple[str, ...] | None) -> list[str]:
-    """Return a warning if the run that weights come from has as many classes, but others."""
+def compare_origin(source: Path, network: NetworkDefinition) -> list[str]:
+    """Return warnings if the run that weights come from had images of another normalisation, or other classes.
+
+    Only class lists of equal length are compared: otherwise the classifier begins with random weights.
+    """
     record = read_record(source.parent)
-    names = None if record is None else record.class_names
-    if names is None or classes is None or len(names) != len(classes) or names == classes:
+    if record is None:
         return []
-    index = next(index for index, pair in enumerate(zip(names, classes, strict=True)) if pair[0] != pair[1])
-    return [
-        f"warning: {source} was trained on other classes: its class {index} is {names[index]!r}, not "
-        f"{classes[index]!r}; its classifier is where this training begins, too"
-    ]
+    warnings = []
+    normalisation = Normalisation(record.normalisation.mean, record.normalisation.std)
+    if normalisation != network.normalisation:
+        trained, now = map(_format_normalisation, (normalisation, network.normalisation))
+        warnings.append(
+            f"warning: {source} was trained on images of another normalisation: {trained}; now it is {now}: change "
+            "normalisation in the dataset's yaml"
+        )
+    names, classes = record.class_names or (), network.class_names or ()
+    if len(names) == len(classes) and names != classes:
+        index = next(index for index, pair in enumerate(zip(names, classes, strict=True)) if pair[0] != pair[1])
+        warnings.append(
+            f"warning: {source} was trained on other classes: its class {index} is {names[index]!r}, not "
+            f"{classes[index]!r}; its classifier is where this training begins, too"
+        )
+    return warnings
+
+
+def _format_normalisation(normalisation: Normalisation) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in part) for part in (normalisation.mean, normalisation.std))
+    return f"mean {mean} and std {std}"
 
 
 def get_lgcnet_part(name: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NotRequired
 
@@ -61,6 +62,8 @@ class TrainingState(Checkpoint):
         mean: average weights; None without an average.
         precision: state of Fabric's precision.
         probe: probe of the network before the first step, as JSON; missing in checkpoints of earlier versions.
+        trained_probe: probe of the network with these weights, as JSON; missing in checkpoints of earlier versions, and
+            of a network that cannot be copied in training or returns infinite logits.
     """
 
     trainee: dict[str, Tensor]
@@ -68,6 +71,7 @@ class TrainingState(Checkpoint):
     mean: dict[str, Tensor] | None
     precision: StateDict
     probe: NotRequired[str]
+    trained_probe: NotRequired[str]
 
 
 class NetworkTrainer:
@@ -183,7 +187,21 @@ class NetworkTrainer:
         }
         if self._probe is not None:
             snapshot["probe"] = self._probe.model_dump_json()
+            with suppress(MismatchError):
+                snapshot["trained_probe"] = self._probe_weights(self._probe).model_dump_json()
         return snapshot
+
+    def _probe_weights(self, like: LogitsProbe) -> LogitsProbe:
+        """Return the probe of the network with its present weights; of a copy, as the network is in training.
+
+        Raises:
+            MismatchError: the network cannot be copied, fails, or returns NaN or infinite logits.
+        """
+        try:
+            network = copy.deepcopy(self._trainee.network)
+        except RuntimeError as error:  # a tensor of the last step, e.g. of torch's old weight normalisation
+            raise MismatchError(f"it cannot be copied: {error}") from error
+        return like.repeat(network)
 
     def restore(self, state: TrainingState) -> None:
         """Load a snapshot.
@@ -201,22 +219,25 @@ class NetworkTrainer:
                 "another folder with --out"
             ) from error
         if self._probe is not None and "probe" in state:
-            self._require_probe(LogitsProbe.model_validate_json(state["probe"]), self._probe)
+            self._require_probe(state["probe"], self._probe, "before the first step")
+        if self._probe is not None and "trained_probe" in state:
+            trained = self._probe_weights(self._probe)
+            self._require_probe(state["trained_probe"], trained, f"with the weights of step {self.step}")
         self._sgd.load_state_dict(state["optimiser"])
         if self._average is not None:
             assert state["mean"] is not None  # the run folder's settings include the average
             self._average.network.load_state_dict(state["mean"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def _require_probe(self, stored: LogitsProbe, own: LogitsProbe) -> None:
-        """Check that the network before the first step is the one of the checkpoint."""
+    def _require_probe(self, stored: str, own: LogitsProbe, when: str) -> None:
+        """Check that the network is the one of the checkpoint."""
         try:
-            stored.require_equal(own)
+            LogitsProbe.model_validate_json(stored).require_equal(own)
         except MismatchError as error:
             raise MismatchError(
-                f"the network has changed since this training began: {error}, before the first step; its source, a "
-                "module that it imports, a package or an environment variable has changed: restore it, or choose "
-                "another folder with --out"
+                f"the network has changed since this training began: {error}, {when}; its source, a module that it "
+                "imports, a package or an environment variable has changed: restore it, or choose another folder with "
+                "--out"
             ) from error
 
 

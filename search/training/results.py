@@ -57,6 +57,7 @@ class TrainResult(ScoredWeights):
         from_scratch: parts of the network that the initial weights did not fit.
         images: number of training images.
         processes: number of processes.
+        weights_digest: digest of the file of the weights; None in results of earlier versions.
     """
 
     config: TrainConfig
@@ -64,6 +65,7 @@ class TrainResult(ScoredWeights):
     from_scratch: tuple[str, ...]
     images: int
     processes: int
+    weights_digest: str | None = None
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return the JSON object."""

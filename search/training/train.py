@@ -9,24 +9,25 @@ from typing import TYPE_CHECKING
 
 from ...device import CPU
 from ...errors import MismatchError, OutputError, TrainingError, UsageError
-from ...files import write_atomic
+from ...files import hash_file, write_atomic
 from ...models.nets.checks import check_outputs, check_training, require_rebuildable
 from ...models.nets.definition import Log, NetworkDefinition, RunNetwork, load_definition, read_record
 from ...models.nets.probe import LogitsProbe
 from ...models.nets.weights import WEIGHTS_FILE, load_weights, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
+from ...models.training_result import TrainingResult
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.description import DatasetSpec
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.provenance import hash_images
-from ..runtime.run_folder import IMAGE_HASHES, OnStep, RunFolder
+from ..runtime.run_folder import IMAGE_HASHES, INITIAL_WEIGHTS, OnStep, RunFolder
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
 from .crops import require_crop
 from .distillation import describe_teacher, load_teacher
 from .evaluation import describe_scores
-from .initial_weights import compare_classes, find_initial_weights, initialise
+from .initial_weights import compare_origin, find_initial_weights, initialise
 from .losses import compute_class_weights
 from .network_trainer import NetworkTrainer, run_training
 from .results import ScoredWeights, TrainResult
@@ -84,22 +85,43 @@ def train(
     dataset, validation = _load_images(spec, definition.input, config)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
     teacher = load_teacher(config, definition, chosen.teacher, log)
-    network, probe, random_parts = _prepare_network(definition, initial, config, fabric, log)
+    remarks: list[str] = []
+    network, probe, random_parts = _prepare_network(definition, initial, config, fabric, remarks.append)
     settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings | describe_teacher(teacher)
     settings |= {IMAGE_HASHES: [hash_images(dataset), hash_images(validation)]}
+    settings |= {} if initial is None else {INITIAL_WEIGHTS: hash_file(initial)}
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
     _warn_of_newer_files(run, _list_files(dataset, validation), log)
     if (finished := fabric.broadcast(run.read_result(TrainResult) if run.active else None)) is not None:
-        return replace(finished, weights=run.path / WEIGHTS_FILE)
+        return _return_finished(finished, run, log)
+    for remark in remarks:
+        log(remark)
     with explain_out_of_memory(_MEMORY_ADVICE):
         trainer = NetworkTrainer(network, config, fabric, _weigh_classes(dataset, config), teacher, probe)
         run_training(trainer, dataset, run, on_step)
         scored = _save_and_score(trainer, definition, run.path / WEIGHTS_FILE, validation, on_score)
-    images, processes, seconds = len(dataset), fabric.world_size, trainer.seconds
     result = TrainResult(
-        **vars(scored), config=config, seconds=seconds, from_scratch=random_parts, images=images, processes=processes
+        **vars(scored),
+        config=config,
+        seconds=trainer.seconds,
+        from_scratch=random_parts,
+        images=len(dataset),
+        processes=fabric.world_size,
+        weights_digest=fabric.broadcast(hash_file(scored.weights) if run.active else None),
     )
     return run.finish(result)
+
+
+def _return_finished(result: TrainResult, run: RunFolder, log: Log) -> TrainResult:
+    """Return the result of a finished training; log a warning if it is that of other weights."""
+    weights = run.path / WEIGHTS_FILE
+    stored = TrainingResult.read(run.path) if run.active else None
+    if stored is not None and weights.exists():
+        try:
+            stored.require_weights(weights)
+        except MismatchError as error:
+            log(f"warning: {error}")
+    return replace(result, weights=weights)
 
 
 def _warn_of_newer_files(run: RunFolder, files: Iterable[Path], log: Log) -> None:
@@ -128,13 +150,16 @@ def _define_network(
     known = chosen.run or (folder if read_record(folder) is not None else None)
     stored = None if known is None else load_definition(known, chosen.network, log)
     source, size = (chosen.network, chosen.input) if stored is None else (stored.source, chosen.input or stored.input)
+    output = chosen.output or (None if stored is None else stored.output)
+    if output is not None and (source is None or source.kind != "factory"):
+        raise UsageError("--output-name is only for your own --network, which may return several outputs")
     if source is None:
         raise UsageError("nothing to train: pass a run folder, or --network and --out")
     if size is None:
         raise UsageError("a new network needs the size of its images: add --input HxW")
     dataset = load_dataset(data, config.train_split)
     definition = NetworkDefinition(
-        source, size, dataset.num_classes, dataset.classes, dataset.palette, dataset.normalisation, dataset.name
+        source, size, dataset.num_classes, dataset.classes, dataset.palette, dataset.normalisation, dataset.name, output
     )
     architecture = definition.architecture
     if architecture is not None:
@@ -166,7 +191,7 @@ def _prepare_network(
         if definition.architecture is None:
             network.to(fabric.device)
             report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
-            network.main = report.main
+            network.main, network.auxiliary_names = report.main, report.auxiliary
         else:
             require_rebuildable(network.network, definition)
         probe = LogitsProbe.take(
@@ -174,11 +199,12 @@ def _prepare_network(
         )  # a copy, which may cache what it likes
         if initial is not None:
             transfer = initialise(network.network, initial, definition.classes)
-            for remark in (*transfer.describe(), *compare_classes(initial, definition.class_names)):
+            for remark in (*transfer.describe(), *compare_origin(initial, definition)):
                 log(remark)
         if definition.architecture is None:
-            check_outputs(network.network, definition)
-            for remark in report.format_remarks(config.aux):
+            evaluated = check_outputs(network.network, definition)
+            only_evaluated = [] if report.activation else evaluated.format_warnings(" in evaluation mode")
+            for remark in (*report.format_remarks(config.aux), *only_evaluated):
                 log(f"{name}: {remark}")
     return network, probe, () if transfer is None else transfer.random_parts
 
@@ -225,6 +251,7 @@ def _list_settings(
             "network": f"{source.kind} {source.name}",
             "input": list(definition.input),
             "classes": definition.classes,
+            **({} if definition.output is None else {"output": definition.output}),
         }
     return {
         **config.list_settings(),

@@ -10,20 +10,19 @@ import onnx
 import pytest
 import torch
 
-from lgc.errors import BackendUnavailableError, FileFormatError, UnknownNameError, UsageError
+from lgc.errors import BackendUnavailableError, FileFormatError, PluginError, UnknownNameError, UsageError
+from lgc.files import hash_file
 from lgc.lut import Target
 from lgc.lut.statistics.measurement import Measurement, SampleBatch
 from lgc.models.nets.definition import NetworkDefinition
-from lgc.models.nets.sources import PeerSource
+from lgc.models.nets.sources import FactorySource, PeerSource
 from lgc.models.space.protocol import CORE, DENSE
 from lgc.profiler import comparison
-from lgc.profiler.comparison import (
-    build_candidate,
-    read_file_candidate,
-    read_run_candidate,
-    time_candidates,
-)
+from lgc.profiler.candidates import build_candidate, read_file_candidate, read_run_candidate
+from lgc.profiler.comparison import time_candidates
 from lgc.profiler.deployment.network import Network, write_onnx
+
+from ..user_networks import Main
 
 ORT = Target("cpu", "onnxruntime")
 SIZE = (64, 128)
@@ -102,6 +101,44 @@ def test_a_size_of_ones_own_or_another(mini_space, architecture_file):
     assert read_run_candidate(architecture_file, None, DENSE).group == (mini_space.input, DENSE, 1)
 
 
+class Tapped(Main):
+    """Network whose forward reads a convolution's output before its normalisation."""
+
+    def forward(self, x):
+        features = []
+        for layer in self.body:
+            x = layer(x)
+            features.append(x)
+        return self.head(features[0] + x)
+
+
+def test_tapped_convolutions_are_compared_unfolded():
+    remarks = []
+    source = FactorySource(Tapped, "mine.py:Tapped", "")
+    candidate = build_candidate(source, SIZE, CORE, 4, remarks.append)
+    assert "mine.py:Tapped: normalisations in nn.Sequential are not folded" in remarks[0]
+    (inputs,) = candidate.workload.inputs()
+    with torch.no_grad():
+        output = candidate.workload.build()(torch.from_numpy(inputs)).numpy()
+    (expected,) = candidate.run_reference([inputs])
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+    assert candidate.reference is not None
+    assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in candidate.reference().modules())
+
+
+def test_run_with_nan_logits_is_refused(mini_space, tmp_path):
+    from lgc.models import LGCNet
+    from lgc.models.nets.weights import save_weights
+
+    architecture = mini_space.sample(2)
+    architecture.save(tmp_path / "architecture.json")
+    network = LGCNet(mini_space, architecture)
+    next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)).running_var.fill_(-1)
+    save_weights(network, tmp_path / "weights.safetensors")
+    with pytest.raises(PluginError, match="NaN or infinite logits"):
+        read_run_candidate(tmp_path, None, DENSE)
+
+
 def test_run_candidate_has_weights_and_score(mini_space, tmp_path):
     from lgc.models import LGCNet
     from lgc.models.nets.weights import save_weights
@@ -129,6 +166,12 @@ def test_run_candidate_has_weights_and_score(mini_space, tmp_path):
         expected = network(torch.from_numpy(inputs[0])).numpy()
     np.testing.assert_allclose(logits.run_reference(inputs)[0], expected, atol=1e-5)
     assert not np.allclose(others.run_reference(inputs)[0], expected, atol=1e-5), "the weights of the run"
+    remarks, digest = [], hash_file(run / "weights.safetensors")
+    (run / "train-result.json").write_text(json.dumps(result | {"weights_digest": digest}))
+    assert read_run_candidate(run, None, DENSE, log=remarks.append).miou == 61.5
+    save_weights(LGCNet(mini_space, architecture), run / "weights.safetensors")
+    assert read_run_candidate(run, None, DENSE, log=remarks.append).miou is None
+    assert ["the mIoU in train-result.json is that of other weights" in remark for remark in remarks] == [True]
     (run / "train-result.json").write_text("{")
     with pytest.raises(FileFormatError, match="damaged training result"):
         read_run_candidate(run, None, DENSE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from lgc.models import Decision
 from lgc.models.nets.layers import build_module
 from lgc.models.space.cost import Cost
 from lgc.models.space.operators import is_free
+from lgc.profiler.network_checks import check_networks
+from lgc.profiler.slots import make_network_builder
 
 from . import conftest as law
 from .conftest import TARGET
@@ -147,6 +150,75 @@ def test_networks_calibrate_and_verify(tmp_path):
 def test_bad_networks(tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         measure(tmp_path / "t.lut", **options)
+
+
+def build_fastest(choices):
+    return build([0] * len(choices))
+
+
+@pytest.mark.parametrize(
+    ("make", "shapes", "growth"),
+    [(build, [(1, 3, 64, 64)], 4.0), (build, [(4, 3, 32, 32)], 4.0), (build_fastest, SHAPES, 0.0)],
+    ids=["larger", "batch", "choices ignored"],
+)
+def test_networks_of_other_size_are_refused(tmp_path, make, shapes, growth):
+    networks = {"networks": 4, "rounds": 4}
+    with pytest.raises(UsageError, match="do not have the slots' sizes or choices") as refusal:
+        measure(tmp_path / "t.lut", build=make, input_shapes=shapes, **networks)
+    slots, built = (int(number.replace(",", "")) for number in re.findall(r"by ([\d,]+)[,:]", str(refusal.value)))
+    assert built == growth * slots
+    with measure(tmp_path / "t.lut", build=build, input_shapes=SHAPES, **networks) as table:
+        assert Predictor(SLOTS, table).calibrated, "the same file, with the right networks"
+        with pytest.raises(UsageError, match="do not have the slots' sizes or choices"):
+            lgc.verify(table, make, shapes, networks=8)
+
+
+def build_wider(choices):
+    """Return the network with a part that has no slot, as its head."""
+    return nn.Sequential(build(choices), nn.Conv2d(8, 8, 3, padding=1))
+
+
+def test_parts_without_a_slot_are_allowed(tmp_path):
+    measure(tmp_path / "t.lut", build=build_wider, input_shapes=SHAPES, networks=4, rounds=4).close()
+
+
+def test_table_keeps_its_networks(tmp_path):
+    options = {"input_shapes": SHAPES, "networks": 4, "rounds": 4}
+    measure(tmp_path / "t.lut", build=build, **options).close()
+    with pytest.raises(MismatchError, match=r"was measured with other networks: for choices .* with out="):
+        measure(tmp_path / "t.lut", build=build_wider, **options)
+    with measure(tmp_path / "t.lut", build=build, **options) as table:
+        with pytest.raises(MismatchError, match="was measured with other networks"):
+            lgc.verify(table, build_wider, SHAPES, networks=2)
+        with table.store.transaction() as connection:
+            connection.execute("DELETE FROM meta WHERE key = 'builds'")
+    measure(tmp_path / "t.lut", build=build_wider, **options).close()  # a table of an earlier version
+
+
+class Untraceable(nn.Sequential):
+    """Network that decides by values, which no run on meta tensors can follow."""
+
+    def forward(self, x):
+        return super().forward(x) * (1 if x.sum() < math.inf else 2)
+
+
+def test_networks_that_cannot_be_compared_are_reported(device, tmp_path, caplog):
+    table = lgc.LatencyTable.create(tmp_path / "t.lut", TARGET, lgc.SlotSpace.from_slots(SLOTS), {}, {})
+    networks = [*table.space.spread(2, 0)]
+    check_networks(table, networks, make_network_builder(lambda choices: Untraceable(build(choices)), SHAPES))
+    (line,) = caplog.messages
+    assert line.startswith("warning: networks are not compared with their slots")
+    assert "values of a tensor decide" in line
+
+
+@pytest.mark.parametrize(("weight", "reported"), [(0.0, True), (0.9, False), (2.3, True)])
+def test_implausible_calibration_is_reported(tmp_path, caplog, weight, reported):
+    with measure(tmp_path / "t.lut", build=build, input_shapes=SHAPES, networks=4, rounds=4) as table:
+        stored = {"form": "affine", "intercept_ms": 0.1, "weights": [weight], "error_pct": 1.0, "networks": 4}
+        table.set_metadata("calibration", {"dense": stored})
+        caplog.clear()
+        measure(table.path).close()
+    assert (f"takes {weight:.2f} times as long as the sum" in caplog.text) == reported
 
 
 def test_slots_as_a_file(call, tmp_path):

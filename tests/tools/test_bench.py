@@ -15,7 +15,7 @@ from rich.console import Console
 from lgc.models.nets.definition import NetworkDefinition
 from lgc.models.nets.weights import save_weights
 from lgc.models.space.protocol import DENSE
-from lgc.profiler import comparison
+from lgc.profiler import candidates
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.layers.peak import DevicePeak
 from lgc.tools.cli.bench_table import make_bench_tables
@@ -340,13 +340,13 @@ def test_unknown_number_of_classes_is_said(call, tmp_path, monkeypatch):
 
 def spy_on_classes(monkeypatch):
     """Return a list of the numbers of classes that networks will be built with."""
-    counts, build = [], comparison.build_candidate
+    counts, build = [], candidates.build_candidate
 
-    def record(network, size, scope, classes):
+    def record(network, size, scope, classes, log):
         counts.append(classes)
-        return build(network, size, scope, classes)
+        return build(network, size, scope, classes, log)
 
-    monkeypatch.setattr(comparison, "build_candidate", record)
+    monkeypatch.setattr(candidates, "build_candidate", record)
     return counts
 
 
@@ -418,6 +418,7 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
         ((tmp_path / "missing.onnx",), "no such file"),
         ((tmp_path,), "is not a run folder (no architecture.json)"),
         ((file, "--peer", "bisenet"), "unknown peer 'bisenet'"),
+        (("peer:pidnet-s",), "peer:pidnet-s is not a file: name a published network with --peer pidnet-s"),
         ((file, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
         ((file, "--backend", "banana"), "'banana' is not one of"),
         ((file, "--device", "cuda:0"), "no device 'cuda:0' on this machine"),

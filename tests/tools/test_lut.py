@@ -225,7 +225,7 @@ def test_calibrate_prints_json(call, mini_lut):
 def test_calibrate_prints_lines(call, mini_lut, form):
     done = call("lgc-lut", "calibrate", mini_lut, "--form", form)
     assert done.code == 0
-    assert f"calibration, dense: {form}, intercept" in done.out
+    assert f"calibration, dense, form {form}: latency = " in done.out
     assert "mean absolute error" in done.out
 
 

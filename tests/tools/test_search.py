@@ -311,6 +311,7 @@ def test_printed_numbers_agree_with_json(call, run_search, lut, data, reach, tmp
     assert f"latency range of the space: {result['fastest_ms']:.3f} to {result['slowest_ms']:.3f} ms" in done.out
     assert f"architecture  {result['architecture']}" in done.out
     assert f"head of {result['head_channels']} channels" in done.out
+    assert done.out.splitlines()[-1].startswith("next: lgc-train ")
 
 
 def test_collapsed_architecture_gives_a_warning(run_search, reach):

@@ -254,12 +254,11 @@ def format_corrections(table: LatencyTable) -> list[str]:
     for scope in SCOPES:
         correction = table.correction(scope)
         if correction is not None:
-            weights = " ".join(f"{weight:.4g}" for weight in correction.weights)
             half_pct = correction.half_width_pct()
             interval = "error unknown" if half_pct is None else f"90 % interval ± {half_pct:.1f} %"
             lines.append(
-                f"calibration, {scope}: {correction.form}, intercept {correction.intercept_ms:.4f} ms, weights "
-                f"{weights} ({correction.networks} networks; {interval})"
+                f"calibration, {scope}, form {correction.form}: latency = {correction}; fitted to "
+                f"{correction.networks} networks; {interval}"
             )
     return lines
 

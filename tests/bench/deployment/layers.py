@@ -14,7 +14,7 @@ from lgc.models.nets.peers import PEERS
 from lgc.models.nets.sources import PeerSource
 from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends import get_backend
-from lgc.profiler.comparison import build_candidate
+from lgc.profiler.candidates import build_candidate
 from lgc.profiler.layers.breakdown import LayerBreakdown, measure_breakdown
 from lgc.profiler.layers.remarks import describe_longest
 from lgc.profiler.machine.environment import fingerprint

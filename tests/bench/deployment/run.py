@@ -25,7 +25,8 @@ from lgc.models.nets.sources import PeerSource
 from lgc.models.space.protocol import DENSE
 from lgc.precisions import INT8
 from lgc.profiler.backends import Workload, get_backend
-from lgc.profiler.comparison import build_candidate, read_run_candidate, time_candidates
+from lgc.profiler.candidates import build_candidate, read_run_candidate
+from lgc.profiler.comparison import time_candidates
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.drift import add_references, compute_drift, correct_for_drift
 from lgc.profiler.machine.environment import fingerprint, pinned

@@ -166,6 +166,18 @@ def test_features_add_up_over_operators(form):
         assert row @ np.array(weights) == pytest.approx(applied(correction, parts))
 
 
+@pytest.mark.parametrize(
+    ("form", "weights", "text"),
+    [
+        ("affine", (0.95,), "0.95 x entries - 0.1547 ms"),
+        ("launches", (0.95, 0.0021), "0.95 x entries + 0.0021 ms x layers - 0.1547 ms"),
+        ("kinds", (0.9, 0.7, 0.6), "0.9 x conv entries + 0.7 x depthwise entries + 0.6 x other entries - 0.1547 ms"),
+    ],
+)
+def test_correction_reads_as_a_formula(form, weights, text):
+    assert str(Correction(form, -0.15471, weights)) == text
+
+
 def test_default_correction_is_the_identity():
     assert Correction().intercept_ms == 0
     assert [Correction().apply(spec, ms) for spec, ms in LATENCY_MS.items()] == list(LATENCY_MS.values())

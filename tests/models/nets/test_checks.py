@@ -59,7 +59,7 @@ def test_main_output_of_training_is_recognised():
     definition = define("AuxiliaryFirst")
     report = check_training(definition.build(), definition, 2, None)
     assert (report.main, report.auxiliary) == ("1", ("0",))
-    assert report.format_remarks(0.4)[0] == "main output: 1 (position, from 0)"
+    assert report.format_remarks(0.4)[0] == "main output: 1 (position, from 0); another one: --output-name NAME"
 
 
 def test_probabilities_are_reported():
@@ -67,7 +67,7 @@ def test_probabilities_are_reported():
     network = definition.build()
     for report in (check_outputs(network, definition), check_training(network, definition, 2, None)):
         assert "warning: the main output looks like probabilities" in report.format_remarks(0.4)[0]
-    assert not check_outputs(define("Tied").build(), define("Tied")).probabilities
+    assert not check_outputs(define("Tied").build(), define("Tied")).activation
 
 
 def test_random_outputs_are_no_score():

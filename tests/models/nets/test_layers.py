@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lgc.models import LGCNet, SearchSpace
-from lgc.models.nets.layers import ConvNormAct, build_module, fold_norms
+from lgc.models.nets.layers import ConvNormAct, build_module, fold_norms, is_foldable
 from lgc.models.nets.network import DenseOutput, randomise_norms
 from lgc.models.space.opspec import OpSpec
 
@@ -52,6 +52,63 @@ def test_folding_is_idempotent():
     assert isinstance(layer, ConvNormAct)
     once = fold_norms(layer)
     assert all(map(torch.equal, once.parameters(), fold_norms(once).parameters()))
+
+
+def make_sequence(conv=None, norm=None):
+    conv = nn.Conv2d(3, 4, 3) if conv is None else conv
+    return nn.Sequential(conv, nn.BatchNorm2d(4) if norm is None else norm, nn.ReLU())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    ("wrap", "norms"),
+    [
+        (nn.utils.spectral_norm, 0),
+        (nn.utils.weight_norm, 0),
+        (nn.utils.parametrizations.spectral_norm, 0),
+        (nn.utils.parametrizations.weight_norm, 0),
+        (lambda conv: nn.BatchNorm2d(4, track_running_stats=False), 1),
+        (lambda conv: nn.BatchNorm2d(4, affine=False), 0),
+    ],
+    ids=["spectral", "weight", "spectral parametrisation", "weight parametrisation", "no statistics", "no scale"],
+)
+def test_folding_of_special_layers_preserves_output(wrap, norms):
+    with torch.no_grad():
+        layer = wrap(nn.Conv2d(3, 4, 3))
+    module = make_sequence(norm=layer) if isinstance(layer, nn.BatchNorm2d) else make_sequence(layer)
+    randomise_norms(module.eval(), 0)
+    folded, x = fold_norms(module), torch.randn(1, 3, 8, 8)
+    assert sum(isinstance(child, nn.BatchNorm2d) for child in folded.modules()) == norms
+    assert not any("orig" in name for name in folded.state_dict()), "computed weights are plain"
+    torch.testing.assert_close(folded(x), module(x), atol=1e-5, rtol=1e-5)
+
+
+class Tapped(nn.Module):
+    """Reads the convolution's output before its normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = make_sequence()
+
+    def forward(self, x):
+        return {"out": self.layers(x), "tap": 0.1 * self.layers[0](x)}
+
+
+def test_tapped_convolution_is_not_foldable():
+    tapped = Tapped()
+    before = {name: value.clone() for name, value in tapped.state_dict().items()}
+    assert not is_foldable(tapped, [(1, 3, 8, 8)])
+    assert is_foldable(tapped.layers, [(1, 3, 8, 8)])
+    assert is_foldable(nn.Conv2d(3, 4, 3), [])
+    assert tapped.training
+    assert all(torch.equal(value, before[name]) for name, value in tapped.state_dict().items())
+    assert isinstance(fold_norms(tapped, sequences=False).layers[1], nn.BatchNorm2d)
+
+
+def test_hooked_layers_stay_unfolded():
+    module = make_sequence()
+    module[0].register_forward_hook(lambda module, args, output: None)
+    assert isinstance(fold_norms(module)[1], nn.BatchNorm2d)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 192), (192, 256)])

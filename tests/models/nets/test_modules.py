@@ -2,16 +2,21 @@
 
 import random
 import re
+from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lgc.errors import PluginError, UnknownNameError
 from lgc.models import LGCNet, OpSpec, SearchSpace, register_module
 from lgc.models.nets.layers import build_module, fold_norms
 from lgc.models.onnx.export import to_onnx
+from lgc.models.onnx.tracing import count_products
 from lgc.models.space.operators import RESERVED_NAMES, count_macs, count_parameters, find_footprint, recipe_digest
 from lgc.models.space.opspec import OPERATOR_NAME
 from lgc.profiler.timing.workloads import operator_workload
@@ -43,6 +48,33 @@ class Unmoved(nn.Module):
 
 def decide_by_value(x):
     return x * 2 if x.mean() > 0 else x
+
+
+ATTENTION = (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION)
+
+
+def dilated(dilation):
+    return nn.Conv2d(4, 4, 3, padding=dilation, dilation=dilation)
+
+
+def reorder(x, order):
+    return x.clone(memory_format=order)
+
+
+def assign(x, part):
+    x = x.clone()
+    x[:, part] = x[:, :2] * 2
+    return x
+
+
+def autocast(x, enabled):
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        return (x @ x).float()
+
+
+def attend(x, kernel):
+    with sdpa_kernel([*kernel]):
+        return F.scaled_dot_product_attention(x, x, x)
 
 
 def decide_by_shape(x):
@@ -80,6 +112,10 @@ def random_widths():
         (lambda spec: Forward(lambda x: x if torch.equal(x, x * 2) else x + 1), "values of a tensor decide"),
         (lambda spec: Unmoved(), "a tensor is not moved with the module: register it with register_buffer"),
         (lambda spec: nn.Conv2d(5, 4, 1), "the module of mine fails: RuntimeError: "),
+        (
+            lambda spec: nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1)),
+            "the module of mine fails: it changes its input in place, .* inplace=False on the input",
+        ),
     ],
 )
 def test_unusable_module_is_refused(define, factory, message):
@@ -102,6 +138,31 @@ def test_wrong_macs_are_refused(define, macs, message):
     spec = define(lambda spec: nn.Identity(), macs)
     with pytest.raises(PluginError, match=message):
         count_macs(spec)
+
+
+@pytest.mark.parametrize(("macs", "remarks"), [(1, 1), (9 * 16 * 64, 0), (2 * 9 * 16 * 64, 0), (3 * 9 * 16 * 64, 1)])
+def test_implausible_macs_are_reported_once(define, caplog, macs, remarks):
+    spec = define(lambda spec: nn.Conv2d(4, 4, 3, padding=1), macs=lambda spec: macs)
+    assert count_macs(spec) == macs
+    assert count_macs(replace(spec, height=9)) == macs
+    assert [f"macs of operator mine returns {macs} for {spec}" in line for line in caplog.messages] == [True] * remarks
+    assert all("convolutions and matrix products have 9216:" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("make", "macs"),
+    [
+        (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4), 9 * 4 * 64),
+        (lambda: nn.ConvTranspose2d(4, 4, 1), 16 * 64),
+        (lambda: Forward(lambda x: x @ x), 4 * 8 * 64),
+        (lambda: Forward(lambda x: torch.einsum("nchw,nkhw->nck", x, x)[:, :, 0, None, None] + x), 4 * 4 * 64),
+        (lambda: Forward(lambda x: F.scaled_dot_product_attention(x, x, x)), 2 * 4 * 8 * 64),
+        (lambda: nn.ReLU(), 0),
+    ],
+    ids=["depthwise", "transposed", "matmul", "einsum", "attention", "none"],
+)
+def test_products_are_counted(make, macs):
+    assert count_products(make(), [(1, 4, 8, 8)]) == macs
 
 
 def test_module_is_counted(define):
@@ -149,6 +210,24 @@ def test_decision_by_shape_is_exported(define):
         (lambda: Forward(lambda x: x * x), lambda: Forward(lambda x: x + x)),
         (lambda: Forward(lambda x: (y := x * 2) + y), lambda: Forward(lambda x: x * 2 + x)),
         (lambda: nn.Softmax(1), lambda: nn.Softmax(2)),
+        (lambda: nn.LeakyReLU(np.float32(0.1)), lambda: nn.LeakyReLU(np.float32(0.2))),
+        (lambda: dilated(np.int64(1)), lambda: dilated(np.int64(2))),
+        (
+            lambda: Forward(lambda x: x.roll((np.int64(1),), (2,))),
+            lambda: Forward(lambda x: x.roll((np.int64(2),), (2,))),
+        ),
+        (
+            lambda: Forward(lambda x: x[:, np.array([3, 2, 1, 0])]),
+            lambda: Forward(lambda x: x[:, np.array([0, 1, 2, 3])]),
+        ),
+        (
+            lambda: Forward(partial(reorder, order=torch.contiguous_format)),
+            lambda: Forward(partial(reorder, order=torch.channels_last)),
+        ),
+        (lambda: nn.Conv2d(4, 4, 1), lambda: nn.Conv2d(4, 4, 1).to(memory_format=torch.channels_last)),
+        (lambda: Forward(partial(assign, part=slice(0, 2))), lambda: Forward(partial(assign, part=slice(2, 4)))),
+        (lambda: Forward(partial(autocast, enabled=False)), lambda: Forward(partial(autocast, enabled=True))),
+        (lambda: Forward(partial(attend, kernel=[*ATTENTION])), lambda: Forward(partial(attend, kernel=ATTENTION[:1]))),
     ],
 )
 def test_digest_follows_the_computation(define, own_operators, make, changed):

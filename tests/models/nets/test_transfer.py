@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,7 +11,7 @@ from torch import nn
 
 from lgc.errors import FileFormatError, UsageError
 from lgc.models.nets.state_dicts import StateDict, read_state_dict
-from lgc.models.nets.transfer import transfer_weights
+from lgc.models.nets.transfer import count_fitting, transfer_weights
 
 
 class SmallNet(nn.Module):
@@ -57,6 +59,16 @@ def test_wrapped_state_dicts_are_read_whole(tmp_path, entry, legacy):
     assert (result.random, result.unused) == ((), 0)
     expected = {name.removeprefix(prefix): value for name, value in weights.items()}
     assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_entry_that_fits_is_read(tmp_path, complete):
+    network, weights = SmallNet(), make_weights()
+    averaged = weights if complete else {name: weights[name] for name, _ in network.named_parameters()}
+    torch.save({"model": make_weights(), "ema": averaged, "optimizer": {"state": {}}}, tmp_path / "w.pth")
+    stored = read_state_dict(tmp_path / "w.pth", partial(count_fitting, network))
+    assert stored.entry == ("ema" if complete else "model")
+    assert transfer_weights(network, stored, 5).random == ()
 
 
 def fill(content, weights):

@@ -125,3 +125,16 @@ def test_failed_export_names_the_line(function, message, capfd):
     with pytest.raises(PluginError, match=message):
         to_onnx(Compute(function), [(1, 4, 8, 8)])
     assert capfd.readouterr() == ("", "")
+
+
+class Autocast(torch.nn.Conv2d):
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x)
+
+
+def test_types_that_onnx_lacks_are_named():
+    with pytest.raises(
+        PluginError, match=r"graph is invalid: .*bfloat16.*; compute in float32, without torch.autocast"
+    ):
+        to_onnx(Autocast(3, 4, 1), [(1, 3, 8, 8)])

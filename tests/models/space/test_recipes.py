@@ -125,6 +125,11 @@ def test_invalid_values_are_refused(make, message):
     ("recipe", "message"),
     [
         (lambda spec: 1 / 0, r"the recipe of mine raises ZeroDivisionError: .*test_recipes.py, line \d+"),
+        (
+            lambda spec: (Conv(4, 4, 3, activation="swish"),),
+            r"the recipe of mine raises UsageError: unknown activation 'swish'; .*test_recipes.py, line \d+",
+        ),
+        (lambda spec: (Conv(4, 4, 4),), r"the recipe of mine raises .* kernel 4 would .*test_recipes.py, line \d+"),
         (lambda spec: [Conv(4, 4, 3)], "returns .*, not a tuple of layers"),
         (lambda spec: (Conv,), "not a tuple of layers"),
         (lambda spec: (Conv(8, 4, 3),), "takes 8 channels, but its input has 4"),

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from lgc.errors import FileFormatError, UsageError
+from lgc.errors import FileFormatError, PluginError, UsageError
 from lgc.models import Decision, OpSpec, Requirement, Slot, SlotSpace, Space
 
 STEM = Slot("stem", (OpSpec("conv_3x3", 3, 8, 32, 32, 2),))
@@ -70,6 +70,14 @@ def test_requirements_hold_for_rare_choices():
 def test_invalid_slots(slots, decisions, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         SlotSpace.from_slots(slots, decisions)
+
+
+def test_unsupported_candidates_are_refused():
+    wrong = (OpSpec("conv_3x3", 8, 16, 8, 8), OpSpec("skip", 8, 16, 8, 8))
+    with pytest.raises(PluginError, match=r"^slot body: skip/c8-16/8x8/s1/b1: .* expected 16 channels .*, got 8"):
+        SlotSpace.from_slots([STEM, Slot("body", wrong)])
+    with pytest.raises(UsageError, match=r"^slot pool: max_pool_3x3/.* needs c_in equal to c_out"):
+        SlotSpace.from_slots([Slot("pool", (OpSpec("max_pool_3x3", 8, 16, 8, 8),))])
 
 
 def test_invalid_files():

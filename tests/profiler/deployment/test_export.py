@@ -30,6 +30,7 @@ from lgc.profiler.deployment.export import (
 from lgc.profiler.deployment.latency import TargetResult
 from lgc.profiler.deployment.network import Network
 from lgc.profiler.deployment.parity import IMAGES, RANDOM, Parity
+from lgc.profiler.inference.prediction import find_exported_file
 
 ORT = Target("cpu", "onnxruntime")
 
@@ -65,6 +66,16 @@ def test_every_file_is_compared_with_torch(mini_space, pictures, tmp_path, preci
     assert [remark.startswith("warning") for remark in file.remarks] == [False] * (precision == "fp16")
     assert [parity.source for parity in file.parity] == [RANDOM, IMAGES]
     assert list(file.as_dict()) == ["onnx", "precision", "bytes", "agreement", "passes", "remarks"]
+
+
+def test_file_that_differs_from_torch_is_marked(mini_space, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "is_within_tolerance", lambda *args, **options: False)
+    file = export_file(Network(mini_space.sample(1), None, "dense"), tmp_path / "export", "fp32")
+    assert not file.passes
+    assert OnnxModel.load(Path(file.onnx)).metadata["parity"] == "failed"
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(UsageError, match="differs from torch by more than its precision allows, so it is not"):
+        find_exported_file(tmp_path)
 
 
 def test_export_runs_from_settings_to_result(architecture, measured_table, tmp_path):

@@ -50,7 +50,7 @@ def test_module_is_folded_and_reproducible():
     def make():
         return nn.Sequential(build_module(OpSpec("conv_3x3", 4, 4, 8, 8)), build_module(OpSpec("conv_1x1", 4, 4, 8, 8)))
 
-    one, two = build_folded(make), build_folded(make)
+    one, two = build_folded(make, [(1, 4, 8, 8)]), build_folded(make, [(1, 4, 8, 8)])
     assert not one.training
     assert not any(isinstance(child, nn.BatchNorm2d) for child in one.modules())
     assert not any(parameter.requires_grad for parameter in one.parameters())

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -141,6 +142,40 @@ def test_single_process_changes_nothing():
     average_gradients(network.parameters(), fabric)
     assert all(torch.equal(p.grad, gradient) for p, gradient in zip(network.parameters(), before, strict=True))
     assert fabric.world_size == 1
+
+
+class NormAct(nn.BatchNorm2d):
+    """Batch normalisation with an activation, as timm's."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize(
+    ("norm", "device", "is_known"),
+    [
+        (NormAct, "cpu", False),
+        (NormAct, "cuda", False),
+        (nn.BatchNorm1d, "cpu", False),
+        (nn.BatchNorm1d, "cuda", True),
+        (nn.SyncBatchNorm, "cpu", False),
+        (nn.BatchNorm2d, "cpu", True),
+        (nn.BatchNorm2d, "cuda", True),
+    ],
+)
+def test_unknown_norms_are_refused(norm, device, is_known):
+    network = nn.Sequential(nn.Sequential(norm(4)))
+    fabric = SimpleNamespace(world_size=2, device=torch.device(device))
+    if is_known:
+        synchronise_norms(network, fabric)
+        assert type(network[0][0]) is (GlobalBatchNorm if device == "cpu" else nn.SyncBatchNorm)
+        return
+    with pytest.raises(
+        UsageError, match=rf"^0\.0 is a .*{norm.__name__}, a batch normalisation that cannot .* 2 processes"
+    ):
+        synchronise_norms(network, fabric)
+    assert type(network[0][0]) is norm
+    synchronise_norms(network, SimpleNamespace(world_size=1, device=torch.device(device)))
 
 
 def test_unknown_precisions_are_listed():

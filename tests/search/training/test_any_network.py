@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lgc.errors import DataError, FileFormatError, MismatchError, OutputError, PluginError, TrainingError, UsageError
+from lgc.files import hash_file
 from lgc.models.images import Normalisation
 from lgc.models.nets.definition import RunNetwork, load_definition
+from lgc.models.nets.outputs import get_logits
 from lgc.models.nets.peers import PEERS
-from lgc.models.nets.sources import PeerSource, load_source
+from lgc.models.nets.sources import FactorySource, PeerSource, load_source
+from lgc.models.nets.weights import save_weights
 from lgc.search.data.datasets import SegmentationDataset, load_dataset
 from lgc.search.runtime import training_loop
 from lgc.search.training.config import TrainConfig
@@ -53,6 +56,59 @@ def test_factory_is_trained_and_evaluated(scenes, tmp_path):
     assert train(RunNetwork(tmp_path, TOY.network), scenes, CONFIG) == result, "finished"
     with pytest.raises(UsageError, match=r"calls '.*user_networks\.py:build'; code that a run folder names"):
         evaluate_run(tmp_path, scenes)
+
+
+class SoftmaxInEvaluation(user_networks.Main):
+    def change(self, y, x):
+        return y if self.training else y.softmax(1)
+
+
+def test_probabilities_in_evaluation_are_no_teacher(scenes, tmp_path):
+    student = RunNetwork(None, FactorySource(SoftmaxInEvaluation, "mine.py:Late", ""), SIZE)
+    remarks = []
+    train(student, scenes, change(steps=1), out=tmp_path / "teacher", log=remarks.append)
+    assert "main output in evaluation mode looks like probabilities" in remarks[0]
+    config = change(teacher=str(tmp_path / "teacher"))
+    with pytest.raises(UsageError, match="returns probabilities, not logits: remove softmax from the forward of mine"):
+        train(student, scenes, config, out=tmp_path / "student")
+
+
+class AuxiliaryFirst(user_networks.Toy):
+    def forward(self, x):
+        feature = self.body(x)
+        return [self.side(feature), self.head(feature)]
+
+
+def test_chosen_main_output_is_kept(scenes, tmp_path):
+    source = FactorySource(AuxiliaryFirst, "mine.py:AuxiliaryFirst", "")
+    remarks = []
+    result = train(RunNetwork(None, source, SIZE, output="1"), scenes, CONFIG, out=tmp_path, log=remarks.append)
+    assert remarks[0].endswith("main output: out")
+    assert json.loads((tmp_path / "network.json").read_text())["output"] == "1"
+    definition = load_definition(tmp_path, source)
+    network, images = definition.build().eval(), torch.randn(1, 3, *SIZE)
+    plain = AuxiliaryFirst(definition.classes).eval()
+    plain.load_state_dict(network.state_dict())
+    assert torch.equal(get_logits(network(images)), plain(images)[1])
+    assert evaluate_run(RunNetwork(tmp_path, source), scenes).miou == result.miou
+    again = train(RunNetwork(None, source, SIZE), scenes, CONFIG, out=tmp_path)
+    assert again == result, "the folder has the choice"
+    with pytest.raises(OutputError, match="output"):
+        train(RunNetwork(None, source, SIZE, output="0"), scenes, CONFIG, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        (FactorySource(AuxiliaryFirst, "mine.py:AuxiliaryFirst", ""), "2", "has no output '2', but 0, 1"),
+        (PeerSource("fast-scnn"), "0", "--output-name is only for your own --network"),
+    ],
+    ids=["factory", "peer"],
+)
+def test_unknown_main_output_is_refused(source, output, message, scenes, tmp_path):
+    with pytest.raises((PluginError, UsageError), match=message):
+        train(RunNetwork(None, source, SIZE, output=output), scenes, CONFIG, out=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("source", [TOY.network, name_factory("Tied"), name_factory("Lazy"), PeerSource("fast-scnn")],
@@ -194,6 +250,17 @@ def test_changed_network_is_recognised(scenes, tmp_path, monkeypatch):
         train(replace(TOY, network=changed), scenes, CONFIG, out=tmp_path / "cut")
 
 
+def test_change_invisible_at_first_is_recognised(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
+    network, config = name_factory("ZeroInitial"), change(lr=0.5)
+    with pytest.raises(KilledError):
+        train(RunNetwork(None, network, SIZE), scenes, config, out=tmp_path, on_step=kill_at(2))
+    changed = replace(network, factory=user_networks.ChangedZeroInitial)
+    with pytest.raises(MismatchError, match=r"its logits .*, with the weights of step 2; "):
+        train(RunNetwork(None, changed, SIZE), scenes, config, out=tmp_path)
+    train(RunNetwork(None, network, SIZE), scenes, config, out=tmp_path)
+
+
 def test_damaged_probe_is_named(scenes, tmp_path):
     train(TOY, scenes, change(steps=1), out=tmp_path)
     path = tmp_path / "weights.safetensors"
@@ -242,6 +309,46 @@ def test_initial_classes_in_another_order_are_reported(scenes, tmp_path):
     train(TOY, scenes, config, out=tmp_path / "new", log=remarks.append)
     expected = f"class 0 is {definition.class_names[-1]!r}, not {definition.class_names[0]!r}"
     assert any("was trained on other classes" in remark and expected in remark for remark in remarks)
+
+
+def test_initial_weights_of_other_normalisation_are_reported(scenes, tmp_path):
+    train(TOY, scenes, change(steps=1), out=tmp_path / "run")
+    definition, remarks = load_definition(tmp_path / "run", TOY.network), []
+    replace(definition, normalisation=Normalisation((0.5, 0, 0), (1, 1, 0.25))).save(tmp_path / "run")
+    config = change(steps=1, init=str(tmp_path / "run" / "weights.safetensors"))
+    train(TOY, scenes, config, out=tmp_path / "new", log=remarks.append)
+    (warning,) = (remark for remark in remarks if "another normalisation" in remark)
+    assert (
+        "mean 0.5, 0, 0 and std 1, 1, 0.25; now it is mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225" in warning
+    )
+
+
+def test_replaced_initial_weights_are_refused(scenes, tmp_path):
+    path, remarks = tmp_path / "initial.pth", []
+    torch.save(user_networks.Toy(11).state_dict(), path)
+    train(TOY, scenes, change(init=str(path)), out=tmp_path / "run", log=remarks.append)
+    assert any("initial.pth" in remark for remark in remarks)
+    remarks.clear()
+    train(TOY, scenes, change(init=str(path)), out=tmp_path / "run", log=remarks.append)
+    assert not any("initial.pth" in remark for remark in remarks), "a finished training begins with no weights"
+    torch.save(user_networks.Toy(11).state_dict(), path)
+    with pytest.raises(OutputError, match="the file of initial weights has changed"):
+        train(TOY, scenes, change(init=str(path)), out=tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "train.json").read_text())
+    del settings["initial_weights"]
+    (tmp_path / "run" / "train.json").write_text(json.dumps(settings))
+    train(TOY, scenes, change(init=str(path)), out=tmp_path / "run")  # of an earlier version
+
+
+def test_score_of_replaced_weights_is_reported(scenes, tmp_path):
+    remarks, path = [], tmp_path / "weights.safetensors"
+    result = train(TOY, scenes, CONFIG, out=tmp_path)
+    assert result.weights_digest == hash_file(path)
+    assert train(TOY, scenes, CONFIG, out=tmp_path, log=remarks.append) == result
+    assert remarks == []
+    save_weights(user_networks.Toy(11), path)
+    train(TOY, scenes, CONFIG, out=tmp_path, log=remarks.append)
+    assert ["that of other weights" in remark for remark in remarks] == [True]
 
 
 def test_architecture_records_its_dataset(run, scenes):

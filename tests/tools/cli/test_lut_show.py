@@ -41,7 +41,7 @@ def test_prints_intervals_and_calibration(call, mini_lut):
         entry = table.entries()[0]
         form = table.correction("dense").form
     assert f"{entry.latency_ms:.4f} ± {entry.ci_ms:.4f}" in done.out
-    assert f"calibration, dense: {form}, intercept" in done.out
+    assert f"calibration, dense, form {form}: latency = " in done.out
     assert "90 % interval ±" in done.out
 
 

@@ -1,0 +1,254 @@
+"""Networks whose outputs would silently be read as something else: order, values, names and sizes of outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lgc.errors import PluginError
+from lgc.models.nets.checks import OutputReport, check_outputs, check_training
+from lgc.models.nets.definition import NetworkDefinition
+from lgc.models.nets.outputs import covers_image, find_activation
+from lgc.models.nets.sources import FactorySource
+
+from ...user_networks import Toy
+
+CLASSES = 4
+
+
+class Two(Toy):
+    """Logits of two heads, which subclasses return in different ways."""
+
+    def forward(self, x: Tensor) -> object:
+        feature = self.body(x)
+        return self.combine(self.head(feature), self.side(feature), x)
+
+
+class SwappedInTraining(Two):
+    def combine(self, main, aux, x):
+        return (aux, main) if self.training else (main, main.softmax(1))
+
+
+class DropPath(nn.Module):
+    def forward(self, x):
+        return x * (torch.rand(len(x), 1, 1, 1) > 0.5) if self.training else x
+
+
+class SwappedWithDropPath(SwappedInTraining):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.head = nn.Sequential(self.head, DropPath())
+
+
+class UpsampledInEvaluation(Two):
+    def combine(self, main, aux, x):
+        resized = F.interpolate(main, size=x.shape[2:], mode="bilinear", align_corners=True)
+        return (aux, main) if self.training else resized
+
+
+class SoftmaxInEvaluation(Two):
+    def combine(self, main, aux, x):
+        return (aux, main) if self.training else main.softmax(1)
+
+
+class Beside(Two):
+    def combine(self, main, aux, x):
+        features = {"features": aux, "positive": aux.relu(), "cropped": aux[:, :, 2:-2, 2:-2]}
+        return {"logits": main, "prob": main.softmax(1), "side": aux, **features}
+
+
+class AuxiliaryFirst(Two):
+    def combine(self, main, aux, x):
+        return [aux, main]
+
+
+class EdgeFirst(Two):
+    def combine(self, main, aux, x):
+        return aux.mean(1, keepdim=True), main
+
+
+class Single(Two):
+    """The main output alone, which subclasses change."""
+
+    def combine(self, main, aux, x):
+        return self.change(main)
+
+
+class Squashed(Single):
+    change = staticmethod(torch.sigmoid)
+
+
+class Cropped(Single):
+    def change(self, y):
+        return y[:, :, 1:-1, 1:-1]
+
+
+class Padded(Single):
+    def change(self, y):
+        return F.pad(y, (0, 8, 0, 16))
+
+
+class Transposed(Single):
+    def change(self, y):
+        return y.transpose(2, 3)
+
+
+class ChannelsLast(Single):
+    def change(self, y):
+        return y.permute(0, 2, 3, 1)
+
+
+class OneChannel(Single):
+    def change(self, y):
+        return y[:, :1]
+
+
+class ChangesInput(Toy):
+    def forward(self, x):
+        x -= 0.1
+        return self.head(self.body(x))
+
+
+class HookClosure(Single):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.kept = {}
+        self.body.register_forward_hook(lambda module, args, output: self.kept.__setitem__("body", output))
+
+    def change(self, y):
+        return y + self.kept["body"].mean(1, keepdim=True)
+
+
+def define(factory, size=(32, 48)) -> NetworkDefinition:
+    return NetworkDefinition(FactorySource(factory, f"mine.py:{factory.__name__}", ""), size, CLASSES)
+
+
+def train(factory, size=(32, 48)) -> OutputReport:
+    definition = define(factory, size)
+    return check_training(definition.build(), definition, 2, None)
+
+
+@pytest.mark.parametrize(
+    "factory", [SwappedInTraining, SwappedWithDropPath, UpsampledInEvaluation, SoftmaxInEvaluation]
+)
+def test_main_output_equals_the_evaluated(factory):
+    report = train(factory)
+    assert (report.main, report.auxiliary) == ("1", ("0",))
+
+
+def test_probabilities_in_evaluation_are_reported():
+    definition = define(SoftmaxInEvaluation)
+    assert train(SoftmaxInEvaluation).format_warnings() == []
+    (warning,) = check_outputs(definition.build(), definition).format_warnings(" in evaluation mode")
+    assert "main output in evaluation mode looks like probabilities (0 to 1, with sum 1)" in warning
+    assert "remove softmax" in warning
+
+
+def test_sigmoid_is_reported():
+    assert "looks like probabilities (0 to 1), but" in train(Squashed).format_warnings()[0]
+
+
+@pytest.mark.parametrize("values", [torch.zeros(1, 4, 2, 2), 3 * torch.rand(1, 4, 2, 2), -torch.rand(1, 4, 2, 2)])
+def test_logits_have_no_activation(values):
+    assert find_activation(values) == ""
+
+
+def test_outputs_beside_logits_are_not_trained():
+    report = train(Beside)
+    assert (report.main, report.auxiliary) == ("logits", ("side",))
+    assert report.ignored == (
+        "prob [2, 4, 16, 24] (no negative values)",
+        "features [2, 4, 16, 24] (features by its name)",
+        "positive [2, 4, 16, 24] (no negative values)",
+        "cropped [2, 4, 12, 20] (not the area of images 32x48)",
+    )
+
+
+def test_assumed_main_output_names_the_option():
+    assert train(AuxiliaryFirst).format_remarks(0.4)[0] == (
+        "main output: 0 (position, from 0); another one: --output-name NAME"
+    )
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (Cropped, "logits of 14x22 for images of 32x48: no whole stride divides both sides so"),
+        (Padded, "logits of 32x32 for images of 32x48"),
+        (Transposed, "logits of 24x16 for images of 32x48"),
+        (ChannelsLast, r"its output \[2, 16, 24, 4\] has the channels last: .*permute\(0, 3, 1, 2\)"),
+        (OneChannel, "returned 1 channels for 4 classes: a single channel cannot hold them"),
+        (EdgeFirst, "its main output is 0, but 1 would fit: choose with --output-name 1"),
+        (ChangesInput, "changes its input in place, .* use x = x - y"),
+        (HookClosure, "a copy of it fails, .*KeyError: 'body'.*: let hooks use the module that they get"),
+    ],
+)
+def test_wrong_outputs_are_refused(factory, message):
+    with pytest.raises(PluginError, match=message):
+        train(factory)
+
+
+def test_swapped_axes_of_square_images_are_refused():
+    definition = define(Transposed, (32, 32))
+    with pytest.raises(PluginError, match="logits of 16x8 for an image of 16x32: height and width are swapped"):
+        check_outputs(definition.build(), definition)
+
+
+@pytest.mark.parametrize(
+    "size", [(64, 96), (32, 48), (8, 12), (128, 192), (65, 97), (9, 13), (22, 32), (21, 32), (1, 1)]
+)
+def test_sizes_of_a_stride_cover_the_image(size):
+    assert covers_image(size, (64, 96))
+
+
+@pytest.mark.parametrize("size", [(48, 80), (62, 94), (32, 32), (16, 16), (96, 64), (24, 16), (128, 96)])
+def test_other_sizes_do_not_cover_the_image(size):
+    assert not covers_image(size, (64, 96))
+
+
+class UnseededWeights(Single):
+    def __init__(self, classes):
+        super().__init__(classes)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(np.random.standard_normal(self.head.weight.shape)))
+
+    def change(self, y):
+        return y
+
+
+def test_unseeded_initial_weights_are_refused():
+    with pytest.raises(
+        PluginError, match=r"different initial values of head.weight, .* draw random numbers with torch"
+    ):
+        train(UnseededWeights)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_torchscript_is_refused():
+    with pytest.raises(PluginError, match=r"mine.py:build returns TorchScript, .* without torch.jit"):
+        FactorySource(lambda classes: torch.jit.script(nn.Conv2d(3, classes, 1)), "mine.py:build", "").build(4)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_hooked_weight_norms_are_accepted():
+    class Normalised(Single):
+        def __init__(self, classes):
+            super().__init__(classes)
+            self.head = nn.utils.weight_norm(self.head)
+
+        def change(self, y):
+            return y
+
+    assert train(Normalised).auxiliary == ()
+
+
+def test_disabled_gradients_are_named():
+    torch.set_grad_enabled(False)
+    try:
+        with pytest.raises(PluginError, match="gradients are disabled"):
+            train(Single)
+    finally:
+        torch.set_grad_enabled(True)
