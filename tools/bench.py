@@ -295,7 +295,7 @@ def _list_candidates(
     if not sources and not networks:
         raise UsageError("nothing to compare: pass ONNX files or runs, or --peers, --peer or --network")
     for name in (source.name for source in sources if source.name.startswith("peer:")):
-        raise UsageError(f"{name} is not a file: name a published network with --peer {name.removeprefix('peer:')}")
+        raise UsageError(f"{name} is not a file: for a published network, use --peer {name.removeprefix('peer:')}")
     onnx_files = [source for source in sources if source.suffix.lower() == ".onnx"]
     names = name_apart(sources)
     if not onnx_files and (files.output or files.layout):

@@ -418,7 +418,7 @@ def test_bad_input_exits_with_one_line(call, file, architecture, tmp_path):
         ((tmp_path / "missing.onnx",), "no such file"),
         ((tmp_path,), "is not a run folder (no architecture.json)"),
         ((file, "--peer", "bisenet"), "unknown peer 'bisenet'"),
-        (("peer:pidnet-s",), "peer:pidnet-s is not a file: name a published network with --peer pidnet-s"),
+        (("peer:pidnet-s",), "peer:pidnet-s is not a file: for a published network, use --peer pidnet-s"),
         ((file, "--backend", "tensorrt"), "TensorRT needs a CUDA device"),
         ((file, "--backend", "banana"), "'banana' is not one of"),
         ((file, "--device", "cuda:0"), "no device 'cuda:0' on this machine"),
