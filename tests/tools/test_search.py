@@ -382,7 +382,7 @@ def test_early_refusals_do_not_import_torch(lut, data, tmp_path, arguments):
 def test_infeasible_targets_name_the_way_out(call, lut, data, reach, tmp_path, is_fast, unit):
     low, high = reach
     predictor = predictor_of(lut)
-    target = 0.8 * low if is_fast else 2 * high
+    target = 0.75 * low if is_fast else 2 * high
     value = target if unit == "ms" else predictor.to_fps(target)
     arguments = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
     message = call("lgc-search", *arguments, f"--target-{unit}", value).refusal("lgc-search")
@@ -394,7 +394,7 @@ def test_infeasible_targets_name_the_way_out(call, lut, data, reach, tmp_path, i
     assert f"a target of {shown} is {sides[unit][not is_fast]} architecture of street: " in message
     rates = f"({predictor.to_fps(high):.4g} to {predictor.to_fps(low):.4g} FPS)"
     assert f"predicts {low:.3f} to {high:.3f} ms {rates}" in message
-    size = "smaller --input (1.2 times fewer pixels" if is_fast else "larger --input (2 times the pixels"
+    size = "smaller --input (1.3 times fewer pixels" if is_fast else "larger --input (2 times the pixels"
     assert f"profile a {size} or more) or a {size.split()[0]} space (docs/spaces.md), or take the" in message
     assert not (tmp_path / "run").exists()
     suggested = re.search(r"--target-ms \S+$", message)[0].split()

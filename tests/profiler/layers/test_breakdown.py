@@ -15,7 +15,7 @@ from lgc.models.onnx.counting.costs import count_costs
 from lgc.models.onnx.counting.node_costs import GraphCosts, name_nodes
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.base import RuntimeLayer
-from lgc.profiler.comparison import read_file_candidate
+from lgc.profiler.candidates import read_file_candidate
 from lgc.profiler.layers.breakdown import LayerBreakdown, LayerRow, assign_nodes, make_rows, name_layers
 from lgc.profiler.layers.peak import DevicePeak
 from lgc.profiler.layers.remarks import describe_layer, describe_longest
