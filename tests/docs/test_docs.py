@@ -160,10 +160,13 @@ def test_gpu_recipe_names_the_profiled_table(recipe, call, monkeypatch):
 def test_commands_for_own_data_are_valid():
     (console,) = blocks("console")
     commands = [shlex.split(line[2:]) for line in console.splitlines() if line.startswith("$ ")]
-    assert [name for name, *_ in commands] == ["lgc-data", "lgc-profile", "lgc-search", "lgc-train", "lgc-export"]
+    names = ("data", "profile", "search", "train", "export", "predict", "bench")
+    assert [name for name, *_ in commands] == [f"lgc-{name}" for name in names]
     options = {name: parse_options([name, *rest]) for name, *rest in commands[1:]}
     assert options["lgc-search"]["lut"] == [options["lgc-profile"]["out"]]
-    assert options["lgc-search"]["out"] == options["lgc-train"]["source"] == options["lgc-export"]["source"]
+    run = options["lgc-search"]["out"]
+    assert {options[f"lgc-{name}"]["source"] for name in ("train", "export", "predict")} == {run}
+    assert options["lgc-bench"]["sources"] == [run]
 
 
 def test_readme_commands_and_make_targets_exist():
