@@ -76,6 +76,7 @@ class Predictor:
         self.scope = scope
         self.table_path = table.path
         self.target, self.device = table.target, table.target.device
+        self.device_name = table.environment.get("device_name")
         self.median_ratio = table.median_ratio(scope)
         correction = table.correction(scope)
         self.calibrated = correction is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -24,6 +23,7 @@ from .cli.options import (
     make_space_option,
     parse_seconds,
     parse_size,
+    suggest_command,
 )
 from .cli.progress import progress_bar
 
@@ -225,7 +225,6 @@ def _suggest_search(path: Path, data: Path | None) -> list[str]:
     from ..lut.table.table import LatencyTable
     from ..models.space.lgcnet import LGCNetSpace
     from ..models.space.protocol import DENSE
-    from ..plugins import list_plugins
 
     with LatencyTable.open(path) as table:
         lines, latencies = format_range(table), table.network_latencies(DENSE)
@@ -234,10 +233,8 @@ def _suggest_search(path: Path, data: Path | None) -> list[str]:
         low, high = Predictor(table.space, table).range_ms
     middle = median(latencies)
     target_ms = middle if low <= middle <= high else (low + high) / 2  # without calibration, the predictions are off
-    plugins = "".join(f" --plugin {plugin}" for plugin in list_plugins())
-    chosen = "DIR" if data is None else shlex.quote(str(data))
-    command = f"lgc-search --lut {shlex.quote(str(path))} --data {chosen} --target-ms {target_ms:.4g}{plugins}"
-    return [*lines, f"next: {command} --out RUN"]
+    given = ("--lut", path, "--data", data or "DIR", "--target-ms", f"{target_ms:.4g}", "--out", "RUN")
+    return [*lines, suggest_command("lgc-search", *given)]
 
 
 def main() -> None:

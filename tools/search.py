@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +38,7 @@ from .cli.options import (
     make_device_option,
     make_range_option,
     make_space_option,
+    suggest_command,
 )
 from .cli.progress import announce_resumption, make_step_progress, progress_bar
 
@@ -158,7 +158,7 @@ def search(
         say(f"{out} is finished: nothing was searched; for a longer search, choose another --out")
     results = result.front if isinstance(result, FrontResult) else (result,)
     _warn_if_collapsed(results)
-    following = [f"next: {shlex.join(['lgc-train', str(out), '--data', str(data)])}"] if len(results) == 1 else []
+    following = [suggest_command("lgc-train", out, "--data", data)] if len(results) == 1 else []
     emit(result.as_dict(), as_json, _make_table(results), *_format_lines(results), *following)
 
 

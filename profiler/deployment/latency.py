@@ -20,7 +20,7 @@ from ...models.space.protocol import SCOPES, Architecture
 from ..backends import Backend, get_backend, require_backend
 from ..backends.base import measure_layers
 from ..drift import add_references, compute_drift, correct_for_drift
-from ..machine.environment import fingerprint
+from ..machine.environment import DEVICE_NAME, fingerprint
 from ..machine_match import require_machine
 from ..timing.measure import assign, measure_seconds
 from ..timing.observer import OnProgress, quiet
@@ -68,6 +68,7 @@ class TargetResult:
         p99_ms: 99th percentile of all runs.
         iqr_ms: interquartile range of all runs.
         runs: number of runs.
+        threads: CPU threads per operator; None on a GPU.
         batch: images per run.
         parity: parity of the timed program with torch, on random inputs.
         trained: True if the weights are trained; decides which tolerances apply.
@@ -100,6 +101,7 @@ class TargetResult:
     p99_ms: float | None = None
     iqr_ms: float | None = None
     runs: int | None = None
+    threads: int | None = None
     batch: int = 1
     parity: Parity | None = None
     trained: bool = True
@@ -182,7 +184,8 @@ def time_network(
     if network.scope not in SCOPES or network.architecture is None:
         table = None
     provenance = {} if network.architecture is None else network.architecture.provenance
-    goal = LatencyTarget.from_provenance(provenance, target, network.scope, table)
+    device_name = fingerprint(target, backend)[DEVICE_NAME] if provenance else None
+    goal = LatencyTarget.from_provenance(provenance, target, network.scope, table, device_name)
     predictor = None if table is None else make_predictor(network, target, table, backend)
     parity = compare_backend(network, backend, target)
     workloads = {NETWORK_KEY: network.workload(precision=target.precision)}
@@ -216,6 +219,7 @@ def summarize_runs(measurement: Measurement, target: Target, scope: str, batch: 
         p99_ms=p99,
         iqr_ms=high - low,
         runs=len(runs),
+        threads=target.threads if target.device.is_cpu else None,
         batch=batch,
         settings=get_backend(target.backend).settings(target),
     )
@@ -247,7 +251,7 @@ def _describe_error(error_pct: float | None, half_pct: float | None, table: Late
     entries = table.entries()
     noisy = sum(entry.status == NOISY for entry in entries)
     interval = "" if half_pct is None else f", with a 90 % interval of ± {half_pct:.0f} %"
-    cause = "--layers shows which entries deviate"
+    cause = "the table of entries and layers (--layers) shows which deviate"
     if noisy:
         cause = f"{noisy} of {len(entries)} entries of {table.path} are noisy: continue with {table.profile_command()}"
     return f"the prediction is off by {error_pct:+.0f} %{interval}: {cause}"

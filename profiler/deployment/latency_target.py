@@ -24,7 +24,12 @@ class LatencyTarget:
 
     @classmethod
     def from_provenance(
-        cls, provenance: Mapping[str, Any], target: Target, scope: str, table: LatencyTable | None
+        cls,
+        provenance: Mapping[str, Any],
+        target: Target,
+        scope: str,
+        table: LatencyTable | None,
+        device_name: str | None = None,
     ) -> LatencyTarget | None:
         """Return the target of the search that made an architecture; None without one for this device and scope.
 
@@ -33,6 +38,7 @@ class LatencyTarget:
             target: where the network runs.
             scope: scope of the measurement.
             table: table of `target`; it identifies the target of architectures that do not name theirs.
+            device_name: device model of `target`; None if unknown. Another model than the search's has no target.
         """
         names = provenance.get("targets")
         if names is None and table is not None and str(table.path.resolve()) == provenance.get("table"):
@@ -40,6 +46,9 @@ class LatencyTarget:
         if not isinstance(names, list) or str(target) not in names or provenance.get("scope") != scope:
             return None
         index, tables = names.index(str(target)), provenance.get("tables") or ()
+        models = provenance.get("device_names") or ()
+        if index < len(models) and None not in (device_name, models[index]) and models[index] != device_name:
+            return None
         row = tables[index] if index < len(tables) else provenance
         ms, fps = row.get("target_ms"), row.get("target_fps")
         return cls(float(ms), None if fps is None else float(fps)) if ms else None

@@ -206,9 +206,9 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
         names = definition.class_names or read_class_names(source)
         loaded = Network(definition, load_weights(path, definition, log), scope, names, digest=hash_file(path))
     if definition.source.kind == "factory":
+        report = check_outputs(loaded.reference(CORE).get_submodule("network"), definition)
         for remark in describe_folding(definition, loaded.weights):
             log(remark)
-        report = check_outputs(loaded.reference(CORE).get_submodule("network"), definition)
         for remark in report.format_warnings():
             log(f"{definition.source.reference}: {remark}")
         dropped = [*report.auxiliary, *report.ignored]

@@ -155,6 +155,7 @@ def _list_files(
     errors |= listing.errors
     if not folder.is_relative_to(target):
         listing = _drop_outputs(listing, target, log)
+        chosen = None if chosen is None else [path for path in chosen if not path.resolve().is_relative_to(target)]
     if listing.others:
         log(_describe_skipped(source, Counter(path.suffix.lower() or "no extension" for path in listing.others)))
     images = {*listing.images} if chosen is None else {*chosen}

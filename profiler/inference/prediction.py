@@ -147,7 +147,7 @@ def find_exported_file(source: Path, log: Log = print) -> Path:
     damaged: list[FileFormatError] = []
     for path in candidates:
         try:
-            fault = _find_stale_weights(path, weights, digest)
+            fault = _find_fault(path, weights, digest)
         except FileFormatError as error:
             damaged.append(error)
             continue
@@ -155,22 +155,24 @@ def find_exported_file(source: Path, log: Log = print) -> Path:
             for failure in damaged:
                 log(f"skipped: {failure}")
             return path
-        stale.append(f"{path} {fault}, so it is not the network of {weights}: run lgc-export {source} again")
+        stale.append(f"{path} {fault}")
     raise UsageError(stale[0]) if stale else damaged[0]
 
 
-def _find_stale_weights(path: Path, weights: Path, digest: str) -> str:
+def _find_fault(path: Path, weights: Path, digest: str) -> str:
     """Return why an exported file is not the network with the weights of a run and their digest; empty if it is."""
     from ...models.onnx.model import read_metadata
 
     metadata = read_metadata(path)
     if PARITY_KEY in metadata:
-        return "differs from torch by more than its precision allows"
+        return "differs from torch by more than its precision allows: export in fp32, or pass the file itself"
     if metadata.get(WEIGHTS_KEY) == "random":
-        return "has random weights"
-    if DIGEST_KEY in metadata:
-        return "" if metadata[DIGEST_KEY] == digest else "has other weights"
-    return "" if path.stat().st_mtime >= weights.stat().st_mtime else "is older"  # a file of an earlier version
+        fault = "has random weights"
+    elif DIGEST_KEY in metadata:
+        fault = "" if metadata[DIGEST_KEY] == digest else "has other weights"
+    else:  # a file of an earlier version
+        fault = "" if path.stat().st_mtime >= weights.stat().st_mtime else "is older"
+    return fault and f"{fault}, so it is not the network of {weights}: run lgc-export {weights.parent} again"
 
 
 def segment_media(

@@ -103,7 +103,7 @@ class Segmenter:
         quota = explain_threads(target)  # one thread waits for its quota, which only slows it down
         workload = Workload.for_model(model, path.name)
         runner = _require_file_backend(target, path).compile(workload, target)
-        remarks = (*model.remarks, *pipeline.remarks, *([] if quota is None else [quota]))
+        remarks = (*model.remarks, *pipeline.remarks, *([] if quota is None else [f"slowed down: {quota}"]))
         return cls(model, runner, target, replace(pipeline, remarks=remarks))
 
     @classmethod

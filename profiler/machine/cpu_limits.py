@@ -40,8 +40,8 @@ class CpuLimits:
             )
         if self.quota is not None and threads > self.quota:
             return (
-                f"the CPU quota is {self.quota:g} cores (control group, set e.g. by docker --cpus), which stops "
-                f"{'one thread' if threads == 1 else 'more threads'} again and again: raise the quota"
+                f"the CPU quota is {self.quota:g} cores (control group, set e.g. by docker --cpus), which throttles "
+                f"{'one thread' if threads == 1 else 'more threads'}: raise the quota"
             )
         return None
 

@@ -157,6 +157,7 @@ def _describe_provenance(context: SearchContext, result: SearchResult) -> dict[s
         "latency": [predictor.fingerprint for predictor in context.predictors],
         "devices": [predictor.device for predictor in context.predictors],
         "targets": [str(predictor.target) for predictor in context.predictors],
+        "device_names": [predictor.device_name for predictor in context.predictors],
         "seed": context.config.seed,
         **{name: content[name] for name in PROVENANCE if name in content},
     }

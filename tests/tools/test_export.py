@@ -161,6 +161,7 @@ def test_result_table_agrees_with_json(call, run):
     headers = [line for line in lines if line.startswith("backend ")]
     rows = [line for line in lines if line.startswith("onnxruntime ")]
     assert len(rows) == 2, "of the prediction, and of the frame rate"
+    assert sum(line.endswith(", 1 thread") for line in lines) == 2
     cells = {}
     for header, row in zip(headers, rows, strict=True):
         cells |= zip(re.split(r"\s{2,}", header.strip()), re.split(r"\s{2,}", row.strip()), strict=True)

@@ -68,9 +68,11 @@ def _make_latency_table(
     """Return a row for each target; the title has the names that all of them share."""
     names = ("backend", "precision", "device", "scope")
     varying = [name for name in names if len({getattr(result, name) for result in results}) > 1] or ["backend"]
-    shared = ", ".join(str(getattr(results[0], name)) for name in names if name not in varying)
+    shared = [str(getattr(results[0], name)) for name in names if name not in varying]
+    threads = {result.threads for result in results}
+    shared += [format_count(count, "thread") for count in threads if count is not None]
     rows = [format_row(result) for result in results]
-    table = grid(f"{title}: {shared}", *varying, *rows[0], numbers=len(rows[0]))
+    table = grid(f"{title}: {', '.join(shared)}", *varying, *rows[0], numbers=len(rows[0]))
     for result, row in zip(results, rows, strict=True):
         table.add_row(*(str(getattr(result, name)) for name in varying), *row.values())
     return table

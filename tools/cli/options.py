@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,14 @@ def load_operators(plugins: Sequence[str] | None) -> None:
     from ...plugins import load_plugins
 
     load_plugins(plugins or ())
+
+
+def suggest_command(*words: object) -> str:
+    """Return a line with the command that follows, with the plugins that were loaded."""
+    from ...plugins import list_plugins
+
+    plugins = [word for plugin in list_plugins() for word in ("--plugin", plugin)]
+    return f"next: {shlex.join([*map(str, words), *plugins])}"
 
 
 def make_choice_option(flag: str, choices: Collection[str], help: str, show_default: str | bool = True) -> Any:

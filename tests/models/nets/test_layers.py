@@ -100,6 +100,7 @@ def test_tapped_convolution_is_not_foldable():
     assert not is_foldable(tapped, [(1, 3, 8, 8)])
     assert is_foldable(tapped.layers, [(1, 3, 8, 8)])
     assert is_foldable(nn.Conv2d(3, 4, 3), [])
+    assert not is_foldable(tapped, [(1, 5, 8, 8)]), "fails on this input"
     assert tapped.training
     assert all(torch.equal(value, before[name]) for name, value in tapped.state_dict().items())
     assert isinstance(fold_norms(tapped, sequences=False).layers[1], nn.BatchNorm2d)

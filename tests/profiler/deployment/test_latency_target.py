@@ -82,6 +82,13 @@ def test_target_belongs_to_device_and_scope(changes, target, scope, expected):
     assert LatencyTarget.from_provenance(PROVENANCE | changes, target, scope, None) == expected
 
 
+@pytest.mark.parametrize(("name", "expected"), [("Xeon", 0.592), ("Z80", None), (None, 0.592)])
+def test_another_device_model_has_no_target(name, expected):
+    provenance = PROVENANCE | {"device_names": ["Xeon", "RTX"]}
+    target = LatencyTarget.from_provenance(provenance, ORT, "dense", None, name)
+    assert (None if target is None else target.ms) == expected
+
+
 def test_older_run_is_known_by_its_table(mini_space, measured_table):
     provenance = {"table": str(measured_table.resolve()), "scope": "dense", "target_ms": 0.3}
     network = Network(mini_space.sample(2).with_provenance(provenance), None, "dense")

@@ -96,6 +96,15 @@ def test_only_images_of_a_dataset_are_listed(photos, tmp_path):
     assert f"skipped in folder {photos}, not its images: 2 in ./, deep/er/, e.g. a.png" in lines
 
 
+def test_outputs_among_a_datasets_images_are_skipped(photos, tmp_path):
+    out = photos / "deep/out"
+    out.mkdir()
+    Image.new("RGB", (4, 4)).save(out / "a-mask.png")
+    datasets = {photos: {photos / "deep/a.jpg", out / "a-mask.png"}}
+    media, _ = list_media([photos], out, ids=False, datasets=datasets, log=[].append)
+    assert [file.path for file in media] == [photos / "deep/a.jpg"]
+
+
 def test_folder_of_labels_is_segmented_by_name(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()

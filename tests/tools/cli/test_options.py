@@ -1,9 +1,12 @@
 """Options shared by the commands: parsers."""
 
+from pathlib import Path
+
 import pytest
 
+from lgc import plugins
 from lgc.errors import UsageError
-from lgc.tools.cli.options import parse_percent, parse_seconds, parse_size
+from lgc.tools.cli.options import parse_percent, parse_seconds, parse_size, suggest_command
 
 
 @pytest.mark.parametrize(("text", "size"), [("720x960", (720, 960)), ("1x99999", (1, 99999))])
@@ -37,3 +40,10 @@ def test_valid_percentages(text, percent):
 def test_invalid_percentages(text):
     with pytest.raises(UsageError, match=r"invalid percentage .*: write e.g. 5%"):
         parse_percent(text)
+
+
+def test_next_command_has_the_plugins(monkeypatch):
+    monkeypatch.setattr(plugins, "list_plugins", lambda: ["/my ops.py"])
+    assert suggest_command("lgc-train", Path("run"), "--data", "DIR") == (
+        "next: lgc-train run --data DIR --plugin '/my ops.py'"
+    )
