@@ -19,7 +19,7 @@ from .timing.workloads import NetworkBuilder
 
 MAX_IDENTIFIED = 8
 """Networks of a table whose digests are kept."""
-MACS_FACTOR = 1.5
+MAX_NETWORK_RATIO = 1.5
 """Largest ratio of the multiply-accumulates of networks to those of their slots."""
 MIN_MACS_RANGE = 1.1
 """Smallest ratio of the multiply-accumulates of two networks that are compared."""
@@ -71,7 +71,7 @@ def _require_macs_of_slots(networks: Sequence[Architecture], build_network: Netw
         return
     built = [_count_network(build_network(network, DENSE)) for network in (cheapest, most_expensive)]
     ratio = (built[1] - built[0]) / (high - low)
-    if not 1 / MACS_FACTOR <= ratio <= MACS_FACTOR:
+    if not 1 / MAX_NETWORK_RATIO <= ratio <= MAX_NETWORK_RATIO:
         raise UsageError(
             f"the networks do not have the slots' sizes or choices: from choices {list(cheapest.choices)} to "
             f"{list(most_expensive.choices)}, MACs of the slots grow by {high - low:,}, those of the networks by "

@@ -13,13 +13,13 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ...errors import LgcError, MismatchError, PluginError, UsageError
 from ...plugins import describe_error
+from ..map_sizes import covers_image
 from ..onnx.signature import OUTPUT_OPTION
 from ..onnx.tracing import CHANGES_INPUT
 from .definition import NetworkDefinition
 from .outputs import (
     MAIN_KEYS,
     choose_main,
-    covers_image,
     explain_unusable,
     find_activation,
     is_logits,

@@ -23,7 +23,7 @@ from .layers import fold_norms, is_foldable
 
 BUILDS, RANDOM_BUILDS = 2, 8
 """Modules of a spec that are compared; more if the factory draws numbers from Python's or NumPy's generator."""
-MACS_FACTOR = 2.0
+MAX_MACS_RATIO = 2.0
 """Largest ratio of the multiply-accumulates that a user gives to the counted ones without a warning."""
 _LOG = logging.getLogger("lgc.models")
 
@@ -42,7 +42,7 @@ def register_module(
     Args:
         name: Name of the operator, which must be new.
         macs: Function from a spec to the multiply-accumulates of one image. If they differ from those of the module's
-            convolutions and matrix products by more than `MACS_FACTOR`, a warning says so.
+            convolutions and matrix products by more than `MAX_MACS_RATIO`, a warning says so.
         parameters: Function from a spec to the number of parameters; counted from the module if None.
         searchable: True if search spaces may use the operator as a candidate.
 
@@ -158,7 +158,7 @@ class _CheckedFactory:
         """Return the user's count; log a warning, one for the operator, if the module's products do not confirm it."""
         macs = _call_count(self._name, "macs", count, spec)
         if not self._has_warned and (products := self._count_products(spec)):
-            self._has_warned = not 1 / MACS_FACTOR <= macs / products <= MACS_FACTOR
+            self._has_warned = not 1 / MAX_MACS_RATIO <= macs / products <= MAX_MACS_RATIO
             if self._has_warned:
                 _LOG.warning(
                     "warning: macs of operator %s returns %d for %s, but its convolutions and matrix products have %d: "

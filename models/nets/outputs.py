@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from ...errors import PluginError
 from ...plugins import describe_error
+from ..map_sizes import covers_image
 
 MAIN_KEYS = ("out", "logits")
 """Names of the main output in a mapping or dataclass."""
@@ -110,22 +111,6 @@ def explain_unusable(name: str, values: Tensor, image: tuple[int, int]) -> str:
         return "no negative values"
     size = values.shape[2], values.shape[3]
     return "" if covers_image(size, image) else f"not the area of images {image[0]}x{image[1]}"
-
-
-def covers_image(size: tuple[int, int], image: tuple[int, int]) -> bool:
-    """Return True if outputs of a (height, width) can cover an image of another at one whole stride or scale.
-
-    Both sides are divided by the same stride, rounded up or down, or have one value more, as with aligned corners.
-    """
-    if size[0] % image[0] == 0 and size[0] * image[1] == size[1] * image[0]:
-        return True
-    return any(
-        all(
-            side in (whole // stride, -(-whole // stride), whole // stride + 1)
-            for side, whole in zip(size, image, strict=True)
-        )
-        for stride in range(1, max(image) + 1)
-    )
 
 
 class MainOutput(nn.Module):

@@ -43,7 +43,7 @@ def is_large(tensor: Any) -> bool:
     return math.prod(tensor.dims) > MAX_VALUES and tensor.data_type not in values
 
 
-def infer_shapes(skeleton: Any) -> Any:
+def infer_known_shapes(skeleton: Any) -> Any:
     """Return a skeleton with the shapes and types that ONNX can infer; as it is if the inference fails."""
     import onnx
 
@@ -79,7 +79,7 @@ def load_skeleton(data: bytes) -> Any:
     """Return the skeleton of a serialised model, with shapes."""
     import onnx
 
-    return infer_shapes(strip_weights(onnx.load_model_from_string(data)))
+    return infer_known_shapes(strip_weights(onnx.load_model_from_string(data)))
 
 
 def _list_fields(message: Any, skipped: str) -> dict[str, Any]:

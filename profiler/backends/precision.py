@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import MeasurementError, UsageError
 from ...models.onnx.counting.arithmetic import find_arithmetic
 from ...models.onnx.graphs import RawModel
-from ...models.onnx.skeleton import infer_shapes, strip_weights
+from ...models.onnx.skeleton import infer_known_shapes, strip_weights
 from ...precisions import EXPORT_PRECISIONS
 from .int8 import is_quantised
 
@@ -64,7 +64,7 @@ def cast_model(onnx_model: bytes, precision: str) -> bytes:
         return onnx_model
     caster = _Caster(model.graph, precision)
     if any(tensor.data_type == caster.low for tensor in model.graph.initializer):  # perhaps for storage only
-        inferred = infer_shapes(strip_weights(model))
+        inferred = infer_known_shapes(strip_weights(model))
         if find_arithmetic(RawModel(model, "the model"), inferred)[0] == precision:
             return onnx_model
     caster.cast()

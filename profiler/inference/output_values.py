@@ -88,12 +88,12 @@ def infer_values(model: ModelProto, output: str) -> StoredValues:
     return _Graph(model.graph).trace(output)
 
 
-def infer_input_scale(model: ModelProto, name: str) -> StoredValues | None:
+def infer_input_quantisation(model: ModelProto, name: str) -> StoredValues | None:
     """Return the quantisation of an input, if all its consumers dequantise it; None for others, e.g. plain pixels."""
     return _Graph(model.graph).trace_input(name)
 
 
-def infer_input_scaling(model: ModelProto, name: str) -> tuple[float, float] | None:
+def infer_input_normalisation(model: ModelProto, name: str) -> tuple[float, float] | None:
     """Return factor and offset of the first channel of an image that the graph itself normalises; None for others."""
     return _Graph(model.graph).trace_scaling(name)
 
@@ -227,7 +227,7 @@ class _Graph:
         return replace(values, scale=values.scale / factor, zero_point=values.zero_point * factor)
 
     def trace_input(self, name: str) -> StoredValues | None:
-        """Return `infer_input_scale`."""
+        """Return `infer_input_quantisation`."""
         scales: set[StoredValues | None] = set()
         for node in self.graph.node:
             if name not in node.input[:1]:
@@ -242,7 +242,7 @@ class _Graph:
         return scales.pop() if len(scales) == 1 else None
 
     def trace_scaling(self, name: str) -> tuple[float, float] | None:
-        """Return `infer_input_scaling`, from the operators before the first other one."""
+        """Return `infer_input_normalisation`, from the operators before the first other one."""
         factor, offset = 1.0, 0.0
         while True:
             users = [node for node in self.graph.node if name in node.input and node.op_type != "Shape"]

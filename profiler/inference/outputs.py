@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FileFormatError, MeasurementError, UsageError
-from ...models.onnx.reading.pixel_maps import PixelMap, is_ambiguous, is_resized, list_pixel_maps
+from ...models.map_sizes import covers_image
+from ...models.onnx.reading.pixel_maps import PixelMap, is_ambiguous, list_pixel_maps
 from ...models.onnx.signature import NHWC, OUTPUT_OPTION, ImageInput, TensorSpec
 from .output_values import COLOURS, LABELS, LOGITS, MASK, PROBABILITIES, RANKING, StoredValues
 from .resampling import Labels, resize_labels, upsample
@@ -187,7 +188,7 @@ def _choose_map(
     chosen = maps[0] if layout is None else next((each for each in maps if each.layout == layout), None)
     if chosen is None:
         raise UsageError(f"{where} returns {output}, which is not {layout}: omit --output-layout")
-    if not is_resized(chosen.size, image.size):
+    if not covers_image(chosen.size, image.size):
         size, full = (f"{height}x{width}" for height, width in (chosen.size, image.size))
         raise FileFormatError(
             f"{where} returns {output}: {size} is not its image's {full} divided by an integer, so borders may be cut "

@@ -13,7 +13,7 @@ from ...models.images import IMAGENET, Normalisation, RGBImage, list_pixel_scale
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.signature import NHWC, ImageInput, Signature
 from ..backends.base import IMAGE_DTYPE
-from .output_values import StoredValues, infer_input_scale, infer_input_scaling
+from .output_values import StoredValues, infer_input_normalisation, infer_input_quantisation
 
 Triple = tuple[float, float, float]
 """Value per channel: red, green, blue."""
@@ -132,7 +132,7 @@ class Preprocessing:
         image, known = network.image_input(options.layout), network.normalisation
         stored = None
         if image.dtype == IMAGE_DTYPE and isinstance(network, OnnxModel):
-            stored = infer_input_scale(network.skeleton, image.name)
+            stored = infer_input_quantisation(network.skeleton, image.name)
         if network.is_lgc_export and options.bgr:
             raise UsageError(f"{network.where} takes red, green, blue: omit --bgr")
         if image.dtype == IMAGE_DTYPE and stored is None:
@@ -188,7 +188,7 @@ def _require_raw_pixels(network: OnnxModel, image: ImageInput) -> None:
     Raises:
         UsageError: it does.
     """
-    scaling = infer_input_scaling(network.skeleton, image.name)
+    scaling = infer_input_normalisation(network.skeleton, image.name)
     if scaling is None:
         return
     factor, offset = scaling

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ...lut.target import Target
 from ...models.onnx import graphs
 from ...models.onnx.counting.macs import count_operator_macs
-from ...models.onnx.counting.node_costs import VIEWS, GraphCosts, NodeCosts, name_nodes
+from ...models.onnx.counting.node_costs import VIEWS, GraphCosts, NodeCosts, with_node_names
 from ..backends import Workload, require_backend
 from ..backends.base import RuntimeLayer
 from ..comparison import Candidate
@@ -159,7 +159,7 @@ def name_layers(candidate: Candidate, precision: str) -> tuple[Workload, GraphCo
     skeleton = ModelProto()
     skeleton.CopyFrom(model.skeleton)
     if graphs.name_nodes(skeleton.graph):
-        workload = replace(workload, file=name_nodes(model.data))
+        workload = replace(workload, file=with_node_names(model.data))
     return workload, GraphCosts(workload.onnx, precision, skeleton)
 
 

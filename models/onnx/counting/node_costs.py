@@ -57,7 +57,7 @@ class NodeCosts:
     bytes: int | None
 
 
-def name_nodes(data: bytes) -> bytes:
+def with_node_names(data: bytes) -> bytes:
     """Return a serialised model in which all nodes have different names; the same bytes if they have."""
     import onnx
 

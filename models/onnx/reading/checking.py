@@ -111,4 +111,4 @@ def _check(model: Any) -> str | None:
 
 def _infer(model: Any) -> Any:
     """Return the skeleton of a model with the shapes and types that ONNX can infer."""
-    return skeleton.infer_shapes(strip_weights(model))
+    return skeleton.infer_known_shapes(strip_weights(model))

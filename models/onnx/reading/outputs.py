@@ -5,7 +5,7 @@ from __future__ import annotations
 from ....errors import FileFormatError, UnknownNameError
 from ..graphs import RawModel, keep_outputs
 from ..signature import OUTPUT_OPTION, SCOPE_KEY
-from ..skeleton import infer_shapes, strip_weights
+from ..skeleton import infer_known_shapes, strip_weights
 
 
 def cut_to_output(raw: RawModel, name: str) -> None:
@@ -22,7 +22,7 @@ def cut_to_output(raw: RawModel, name: str) -> None:
     if name not in outputs:
         if not any(name in node.output for node in graph.node):
             raise UnknownNameError(f"output of {raw.where}:", name, outputs)
-        inferred = infer_shapes(strip_weights(raw.model)).graph.value_info
+        inferred = infer_known_shapes(strip_weights(raw.model)).graph.value_info
         values = [value for value in inferred if value.name == name]
         if not values:
             raise FileFormatError(f"{raw.where}: the type of tensor {name!r} is unknown: choose an output instead")

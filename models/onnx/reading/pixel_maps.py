@@ -51,21 +51,6 @@ def is_ambiguous(maps: Sequence[PixelMap], image: ImageInput) -> bool:
     return len(maps) > 1 and (maps[0].size == image.size) == (maps[1].size == image.size)
 
 
-def is_resized(size: tuple[int, int], full: tuple[int, int]) -> bool:
-    """Return True if a map of a size covers its whole image, of size `full`; False if it may be a cut-out.
-
-    Strides divide both sides by one integer, rounded up or down, or plus one where corners are aligned. At other ratios
-    the map of a square image may lack borders, as convolutions without padding do; that of others keeps proportions.
-    """
-    (height, width), (full_height, full_width) = size, full
-    if full_height != full_width and height * full_width == width * full_height:
-        return True
-    strides = range(1, MAX_STRIDE + 1)
-    return any(
-        all(abs(side - length / stride) <= 1 for side, length in zip(size, full, strict=True)) for stride in strides
-    )
-
-
 def find_channels(network: Signature) -> int | None:
     """Return the number of classes whose scores the outputs are; None without scores, or where they differ.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ....models.onnx.counting.arithmetic import has_quantised_factors, is_integer
 from ....models.onnx.counting.costs import infer_tensors
 from ....models.onnx.counting.macs import PRODUCTS, count_group_macs, is_product
-from ....models.onnx.counting.node_costs import name_nodes
+from ....models.onnx.counting.node_costs import with_node_names
 from .layer_nodes import trace_nodes
 from .layers import OPTIMISED_FILE
 from .loader import CPU_PROVIDER
@@ -47,7 +47,7 @@ def count_float_products(onnx_model: bytes) -> FloatProducts:
     """
     import onnx
 
-    onnx_model = name_nodes(onnx_model)
+    onnx_model = with_node_names(onnx_model)
     model = onnx.load_model_from_string(onnx_model)
     producers = {name: node for node in model.graph.node for name in node.output}
     products = list(filter(is_product, model.graph.node))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lgc.errors import PluginError
 from lgc.models.nets.checks import OutputReport, check_outputs, check_training
 from lgc.models.nets.definition import NetworkDefinition
-from lgc.models.nets.outputs import covers_image, find_activation
+from lgc.models.nets.outputs import find_activation
 from lgc.models.nets.sources import FactorySource
 
 from ...user_networks import Toy
@@ -195,18 +195,6 @@ def test_swapped_axes_of_square_images_are_refused():
     definition = define(Transposed, (32, 32))
     with pytest.raises(PluginError, match="logits of 16x8 for an image of 16x32: height and width are swapped"):
         check_outputs(definition.build(), definition)
-
-
-@pytest.mark.parametrize(
-    "size", [(64, 96), (32, 48), (8, 12), (128, 192), (65, 97), (9, 13), (22, 32), (21, 32), (1, 1)]
-)
-def test_sizes_of_a_stride_cover_the_image(size):
-    assert covers_image(size, (64, 96))
-
-
-@pytest.mark.parametrize("size", [(48, 80), (62, 94), (32, 32), (16, 16), (96, 64), (24, 16), (128, 96)])
-def test_other_sizes_do_not_cover_the_image(size):
-    assert not covers_image(size, (64, 96))
 
 
 class UnseededWeights(Single):

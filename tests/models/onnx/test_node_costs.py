@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lgc.models.onnx.counting.costs import count_costs
-from lgc.models.onnx.counting.node_costs import GraphCosts, name_nodes
+from lgc.models.onnx.counting.node_costs import GraphCosts, with_node_names
 
 X, Y = 2 * 8 * 8 * 4, 4 * 8 * 8 * 4
 """Bytes of the input and of each convolution's output."""
@@ -206,11 +206,11 @@ def test_transposed_convolution_is_described(groups, kernel):
 
 
 def test_nodes_get_different_names(residual):
-    assert name_nodes(residual) is residual
+    assert with_node_names(residual) is residual
     model = onnx.load_model_from_string(residual)
     for node, name in zip(model.graph.node, ("", "Relu_3", "", "add", "add"), strict=True):
         node.name = name
-    named = name_nodes(model.SerializeToString())
+    named = with_node_names(model.SerializeToString())
     names = [node.name for node in onnx.load_model_from_string(named).graph.node]
     assert names == ["Conv_0", "Relu_3", "Conv_2", "add", "add_4"]
-    assert name_nodes(named) is named
+    assert with_node_names(named) is named

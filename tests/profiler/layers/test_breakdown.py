@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lgc.lut import Target
 from lgc.models.onnx.counting.costs import count_costs
-from lgc.models.onnx.counting.node_costs import GraphCosts, name_nodes
+from lgc.models.onnx.counting.node_costs import GraphCosts, with_node_names
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.base import RuntimeLayer
 from lgc.profiler.candidates import read_file_candidate
@@ -65,7 +65,7 @@ def test_every_mac_belongs_to_one_layer(workload, measured):
 @pytest.mark.parametrize("kind", ["QDQ", "QOperator", "dynamic"])
 def test_quantised_macs_belong_to_one_layer(kind, tmp_path):
     """ONNX infers no shapes behind QLinearAdd: they are measured."""
-    model = name_nodes(files.quantise(tmp_path, kind, files.residual()).read_bytes())
+    model = with_node_names(files.quantise(tmp_path, kind, files.residual()).read_bytes())
     quantised = Workload("net", (files.IMAGE,), None, file=model)
     layers = time_layers(get_backend("onnxruntime"), replace(CPU, precision="int8"), quantised, 0.0)
     rows = make_rows(layers, GraphCosts(model), PEAK)
@@ -79,7 +79,7 @@ def test_quantised_macs_belong_to_one_layer(kind, tmp_path):
 
 def test_loop_has_unknown_costs():
     """Its runs depend on values."""
-    model = name_nodes(files.loop().SerializeToString())
+    model = with_node_names(files.loop().SerializeToString())
     layers = [RuntimeLayer(name, (name,)) for name in ("first", "relu", "repeat", "last")]
     rows = make_rows(LayerMeasurement(tuple(layers), (4.0, 3.0, 2.0, 1.0), 10.0, 1.0, 9), GraphCosts(model), PEAK)
     assert [row.macs for row in rows] == [96 * 8 * 27, 0, None, 96 * 4 * 8]

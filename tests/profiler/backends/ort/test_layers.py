@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lgc.errors import MeasurementError
 from lgc.lut import Target
-from lgc.models.onnx.counting.node_costs import name_nodes
+from lgc.models.onnx.counting.node_costs import with_node_names
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.base import measure_layers
 from lgc.profiler.backends.ort.layer_nodes import TracedNode, trace_nodes
@@ -203,7 +203,7 @@ def test_second_output_is_a_boundary(tmp_path):
 
 def test_float16_layers_are_traced(tmp_path):
     """The CPU provider computes them in float32, in tensors with names of its own."""
-    model = name_nodes(files.half(True).SerializeToString())
+    model = with_node_names(files.half(True).SerializeToString())
     _, behind = optimised(model, tmp_path)
     layers = [nodes for name, nodes in behind.items() if not name.startswith("Reorder")]
     assert sorted(layers) == [("Cast_0", "first", "relu"), ("Cast_4",), ("last",)]
@@ -249,7 +249,7 @@ def test_fused_layer_dequantises_its_own_copy(tmp_path):
 @pytest.mark.parametrize("kind", ["QDQ", "QOperator", "dynamic"])
 def test_quantised_layers_are_traced(kind, tmp_path):
     """ONNX Runtime computes them in another layout, with names of its own and transpositions around."""
-    model = name_nodes(files.quantise(tmp_path, kind, files.residual()).read_bytes())
+    model = with_node_names(files.quantise(tmp_path, kind, files.residual()).read_bytes())
     open_session("net", model, CPU_PROVIDER, {}, 1, profile=tmp_path).end_profiling()
     given, graph = onnx.load_from_string(model), onnx.load(tmp_path / "optimised.onnx")
     traced, operators = trace_nodes(given, graph), {node.name: node.op_type for node in graph.graph.node}
