@@ -235,12 +235,22 @@ def read_classes(path: Path, coding: Coding, image: Path | None) -> tuple[RawLab
         DataError: The file cannot be decoded, or is not in `coding`.
     """
     raw = read_raw_label(path, image)
+    if raw.lossy is not None and coding.has_ranges:
+        raw = _join_equal_channels(raw)
     if raw.lossy is not None and coding.has_ranges and not raw.is_coloured:
         raw = replace(raw, note=f"{raw.lossy}, whose values the ranges of `map` join")
     else:
         require_lossless(raw)
     raw = _resolve_bits(resolve_palette(raw, coding), coding)
     return raw, decode_values(raw, coding)
+
+
+def _join_equal_channels(raw: RawLabel) -> RawLabel:
+    """Return a label with three equal channels, as some tools write masks, as one channel; others as they are."""
+    greys = raw.values & 255
+    if raw.is_coloured and (raw.values == greys * 0x010101).all():
+        return replace(raw, values=greys, is_coloured=False)
+    return raw
 
 
 def require_lossless(raw: RawLabel) -> None:

@@ -291,13 +291,25 @@ def test_lossy_labels_need_ranges(tmp_path: Path, form: str, options: dict[str, 
         (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({**content, "classes": ["bare", "plant"], **fields}))
         spec = read_dataset(tmp_path)
         (pair,) = spec.pairs("train")
-        if fields is ranges and form != "WEBP":
+        if fields is ranges:
             assert read_label(pair.label, pair.coding).tolist() == MASK.tolist()
             assert spec.remarks[0].endswith(f"a.png: {name}, whose values the ranges of `map` join")
         else:
             with pytest.raises(DataError, match=rf"a\.png is a {name} file, whose compression alters label values"):
                 read_label(pair.label, pair.coding)
             assert [problem.kind for problem in check_dataset(spec).problems] == ["damaged_labels"]
+
+
+def test_grey_jpeg_in_three_channels_is_read_by_ranges(tmp_path: Path) -> None:
+    content = BytesIO()
+    Image.fromarray(MASK * 255).convert("RGB").save(content, "JPEG")
+    decode(tmp_path, Image.fromarray(MASK), "[bare, plant]")
+    (tmp_path / "labels/a.png").write_bytes(content.getvalue())
+    fields = {"classes": ["bare", "plant"], "map": {"0-127": "bare", "128-255": "plant"}, "ignore": []}
+    text = yaml.safe_dump({"name": "d", "images": "images/*", "labels": "labels/*", "splits": ["train"], **fields})
+    (tmp_path / "dataset.yaml").write_text(text)
+    (pair,) = read_dataset(tmp_path).pairs("train")
+    assert read_label(pair.label, pair.coding).tolist() == MASK.tolist()
 
 
 def test_16_bit_values_are_mapped_or_refused(tmp_path: Path) -> None:
