@@ -121,12 +121,18 @@ class Predictor:
         return float(self.predict_many(np.array([architecture.choices]))[0])
 
     def to_fps(self, latency_ms: float) -> float:
-        """Return the frame rate at a latency of the table: 1000 / median of all runs, if their ratio is known."""
-        return 1000 / (latency_ms * (self.median_ratio or 1.0))
+        """Return the images per second at a latency of the table, by the median of all runs if their ratio is known."""
+        return self._images * 1000 / (latency_ms * (self.median_ratio or 1.0))
 
     def from_fps(self, fps: float) -> float:
         """Return the latency of the table, in ms, at a frame rate; see `to_fps`."""
-        return 1000 / (fps * (self.median_ratio or 1.0))
+        return self._images * 1000 / (fps * (self.median_ratio or 1.0))
+
+    @cached_property
+    def _images(self) -> int:
+        """Images of a run: the batch of the operators."""
+        batches = {spec.batch for spec in self.space.specs()}
+        return batches.pop() if len(batches) == 1 else 1
 
     @cached_property
     def range_ms(self) -> tuple[float, float]:

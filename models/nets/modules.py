@@ -23,7 +23,7 @@ from .layers import fold_norms, is_foldable
 
 BUILDS, RANDOM_BUILDS = 2, 8
 """Modules of a spec that are compared; more if the factory draws numbers from Python's or NumPy's generator."""
-MAX_MACS_RATIO = 2.0
+MAX_MACS_RATIO = 1.5
 """Largest ratio of the multiply-accumulates that a user gives to the counted ones without a warning."""
 _LOG = logging.getLogger("lgc.models")
 
@@ -162,7 +162,7 @@ class _CheckedFactory:
             if self._has_warned:
                 _LOG.warning(
                     "warning: macs of operator %s returns %d for %s, but its convolutions and matrix products have %d: "
-                    "correct the macs of its register_module, the costs of networks include them",
+                    "correct the macs of its register_module, part of its networks' costs; FLOPs are twice MACs",
                     *(self._name, macs, spec, products),
                 )
         return macs

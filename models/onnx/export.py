@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -42,7 +43,7 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
     inputs = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes)
     buffer: Any = io.BytesIO()  # torch annotates a path but accepts a file
     silence = patch.object(torch._C, "_jit_onnx_log", lambda *_: None)  # prints the graph of a failed export on stdout
-    with warnings.catch_warnings(record=True) as caught, silence, torch.no_grad():
+    with warnings.catch_warnings(record=True) as caught, silence, torch.no_grad(), _plain_attention():
         warnings.simplefilter("always")
         try:
             torch.onnx.export(
@@ -68,6 +69,17 @@ def to_onnx(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], dtype: s
         advice = "; compute in float32, without torch.autocast" if "unsupported type" in reason else ""
         raise PluginError(f"cannot export to ONNX: the exported graph is invalid: {reason}{advice}") from error
     return exported
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Compute torch's own attention layers from operators that have an ONNX form, unlike those of its fast path."""
+    is_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(is_fast)
 
 
 def _explain_failure(error: Exception, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> str:

@@ -81,20 +81,14 @@ def _export_factory(module: nn.Module, shape: tuple[int, ...], dtype: str, name:
     Raises:
         PluginError: tracing would miss something, or ONNX lacks an operator.
     """
-    import torch
-
     from ...models.onnx.export import to_onnx
     from ...models.onnx.tracing import require_traceable
 
     require_traceable(module, [shape], dtype, name)
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its operators have no ONNX form
     try:
         return to_onnx(module, [shape], dtype)
     except PluginError as error:
         raise PluginError(f"{name}: {error}") from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
 
 
 def is_network_foldable(definition: NetworkDefinition, weights: Mapping[str, Tensor] | None = None) -> bool:

@@ -106,6 +106,13 @@ def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[st
             "its labels hold 0 and 255 only, and 255 is ignored; if it is a class, write `values: [0, 255]` and "
             "`ignore: []` into the dataset.yaml"
         ]
+    masks = [label for label in labels if {*label.values} == {0, IGNORE}]
+    others = [label for label in labels if 1 in label.values]
+    if num_classes == 2 and masks and others and not any(IGNORE in label.values for label in others):
+        return [
+            f"{len(masks)} of {len(labels)} labels, e.g. {masks[0].path}, hold 0 and 255, the others 0 and 1, and 255 "
+            "is ignored; if it is their foreground, bring the labels into one form"
+        ]
     train_ids = {*range(num_classes), IGNORE}
     if len(seen - {IGNORE}) >= MIN_IGNORED_IDS and seen <= train_ids and share > MOSTLY:
         return [

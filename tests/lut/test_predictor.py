@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from lgc.errors import MismatchError, MissingEntryError, UnknownNameError, UsageError
 from lgc.lut import Correction, LatencyTable, Predictor
 from lgc.lut.statistics.calibration import FORMS, OPERATOR_KINDS, classify_operator
-from lgc.models import PRESETS, SCOPES, SearchSpace
+from lgc.models import PRESETS, SCOPES, OpSpec, SearchSpace, Slot
 from lgc.models.space.costs import Costs
 from lgc.models.space.lgcnet import LGCNetArchitecture
 from lgc.models.space.operators import get_recipe, is_free
+from lgc.models.space.slots import SlotSpace
 
 PREDICTED = [*PRESETS, "mini", "headed"]
 CORRECTIONS = {
@@ -147,6 +148,14 @@ def test_invalid_choices_are_rejected(spaces, make_table, choices):
     for ask in (predictor.predict_many, predictor.to_frame):
         with pytest.raises(UsageError, match="choices "):
             ask(choices)
+
+
+def test_frame_rates_count_the_images_of_a_batch(make_table):
+    candidates = tuple(OpSpec(name, 8, 8, 16, 16, batch=4) for name in ("conv_3x3", "sep_conv_3x3"))
+    space = SlotSpace.from_slots([Slot("a", candidates)])
+    predictor = Predictor(space, make_table(space))
+    assert predictor.to_fps(2.0) == pytest.approx(4 * 500)
+    assert predictor.from_fps(2000) == pytest.approx(2.0)
 
 
 def test_frame_has_costs_of_the_heads(spaces, make_table):

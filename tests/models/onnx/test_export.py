@@ -138,3 +138,19 @@ def test_types_that_onnx_lacks_are_named():
         PluginError, match=r"graph is invalid: .*bfloat16.*; compute in float32, without torch.autocast"
     ):
         to_onnx(Autocast(3, 4, 1), [(1, 3, 8, 8)])
+
+
+def test_torchs_attention_layer_is_exported():
+    """Its fast path in evaluation has no ONNX form."""
+
+    class SelfAttention(torch.nn.MultiheadAttention):
+        def forward(self, x):
+            return super().forward(x, x, x)[0]
+
+    layer = SelfAttention(8, 2, batch_first=True).eval()
+    x = torch.randn(1, 4, 8)
+    session = onnxruntime.InferenceSession(to_onnx(layer, [(1, 4, 8)]))
+    with torch.no_grad():
+        expected = layer(x).numpy()
+    assert torch.backends.mha.get_fastpath_enabled()
+    np.testing.assert_allclose(session.run(None, {"input_0": x.numpy()})[0], expected, atol=1e-5)

@@ -187,6 +187,20 @@ def test_masks_of_0_and_255_are_said(tmp_path: Path) -> None:
     assert "its labels hold 0 and 255 only, and 255 is ignored; if it is a class, write `values: [0, 255]`" in remark
 
 
+@pytest.mark.parametrize(("void", "is_said"), [(False, True), (True, False)])
+def test_masks_of_two_sources_are_said(tmp_path: Path, void: bool, is_said: bool) -> None:
+    """Half of the files have 0 and 255, the others 0 and 1; a dataset with void has it beside 1, too."""
+    plant = (CLASSES > 0).astype(np.uint8)
+    decode(tmp_path, Image.fromarray(plant * 255), "[bare, plant]")
+    other = plant.copy()
+    other[0, 0] = 255 if void else other[0, 0]
+    Image.fromarray(other).save(tmp_path / "labels/b.png")
+    Image.fromarray(COLOURS[CLASSES]).save(tmp_path / "images/b.png")
+    remarks = read_dataset(tmp_path).remarks
+    said = "1 of 2 labels, e.g. "
+    assert [said in remark and "hold 0 and 255, the others 0 and 1" in remark for remark in remarks] == [True] * is_said
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_opaque_alpha_is_ignored(tmp_path: Path, mode: str) -> None:
     file = Image.fromarray(CLASSES if mode == "LA" else COLOURS[CLASSES]).convert(mode)
