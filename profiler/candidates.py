@@ -18,7 +18,7 @@ from ..models.training_result import TrainingResult
 from .backends import Workload
 from .comparison import Candidate
 from .file_outputs import count_classes, name_scope
-from .timing.workloads import describe_folding, network_module, network_workload
+from .timing.workloads import describe_folding, is_network_foldable, network_module, network_workload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,9 +121,10 @@ def _make_candidate(
         if weights is not None:
             network.load_state_dict(dict(weights))
         check_outputs(network, definition)
-    for remark in describe_folding(definition, weights):
+    foldable = is_network_foldable(definition, weights)
+    for remark in describe_folding(definition, foldable):
         log(remark)
-    workload = network_workload(definition, scope, weights)
+    workload = network_workload(definition, scope, weights, lambda: foldable)
     reference = partial(network_module, definition, scope, weights)
     return Candidate(name, kind, definition.input, scope, workload, definition.classes, reference=reference)
 

@@ -20,7 +20,8 @@ from ...models.space.protocol import SCOPES, Architecture
 from ..backends import Backend, get_backend, require_backend
 from ..backends.base import measure_layers
 from ..drift import add_references, compute_drift, correct_for_drift
-from ..machine.environment import DEVICE_NAME, fingerprint
+from ..machine.devices import list_devices
+from ..machine.environment import fingerprint
 from ..machine_match import require_machine
 from ..timing.measure import assign, measure_seconds
 from ..timing.observer import OnProgress, quiet
@@ -184,7 +185,7 @@ def time_network(
     if network.scope not in SCOPES or network.architecture is None:
         table = None
     provenance = {} if network.architecture is None else network.architecture.provenance
-    device_name = fingerprint(target, backend)[DEVICE_NAME] if provenance else None
+    device_name = list_devices()[target.device] if provenance else None
     goal = LatencyTarget.from_provenance(provenance, target, network.scope, table, device_name)
     predictor = None if table is None else make_predictor(network, target, table, backend)
     parity = compare_backend(network, backend, target)

@@ -37,7 +37,7 @@ from ...models.space.protocol import CORE, END_TO_END, Architecture
 from ...models.training_result import read_class_names
 from ...precisions import INT8
 from ..backends import Workload
-from ..timing.workloads import describe_folding, network_module, network_workload
+from ..timing.workloads import describe_folding, is_network_foldable, network_module, network_workload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -107,7 +107,7 @@ class Network:
         from .quantization import quantize
 
         if precision == "fp32":
-            exported = network_workload(self.source, scope, self.weights).onnx
+            exported = network_workload(self.source, scope, self.weights, lambda: self.is_foldable).onnx
             return replace_metadata(simplify(exported), self._make_metadata(scope, precision))
         plain = self.model("fp32", scope)
         if precision == INT8:
@@ -157,10 +157,15 @@ class Network:
         Backends convert the fp32 model to fp16 and bf16 themselves; an int8 model is quantised beforehand.
         """
         scope = scope or self.scope
-        plain = network_workload(self.source, scope, self.weights)
+        plain = network_workload(self.source, scope, self.weights, lambda: self.is_foldable)
         if precision == INT8:
             return Workload(plain.name, plain.input_shapes, None, plain.dtype, self.model(INT8, scope))
         return replace(plain, export=partial(self.model, "fp32", scope))
+
+    @cached_property
+    def is_foldable(self) -> bool:
+        """True if folding its normalisations leaves its logits unchanged."""
+        return is_network_foldable(self.definition, self.weights)
 
     def reference(self, scope: str | None = None) -> nn.Module:
         """Return the network as trained and evaluated: torch, evaluation mode, nothing folded."""
@@ -207,7 +212,7 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
         loaded = Network(definition, load_weights(path, definition, log), scope, names, digest=hash_file(path))
     if definition.source.kind == "factory":
         report = check_outputs(loaded.reference(CORE).get_submodule("network"), definition)
-        for remark in describe_folding(definition, loaded.weights):
+        for remark in describe_folding(definition, loaded.is_foldable):
             log(remark)
         for remark in report.format_warnings():
             log(f"{definition.source.reference}: {remark}")
@@ -224,9 +229,9 @@ def write_onnx(network: Network, folder: Path, precision: str = "fp32", *, passe
         UsageError: int8 without images.
         OutputError: the file cannot be written.
     """
-    name = network.stem if precision == "fp32" else f"{network.stem}-{precision}"
     from ...models.onnx.export import add_metadata
 
+    name = network.stem if precision == "fp32" else f"{network.stem}-{precision}"
     path = ensure_folder(folder) / f"{name}.onnx"
     model = network.model(precision)
     write_atomic(path, model if passes else add_metadata(model, {PARITY_KEY: "failed"}))

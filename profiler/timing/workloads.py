@@ -53,20 +53,24 @@ def build_folded(make: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...]
 
 
 def network_workload(
-    network: Architecture | NetworkDefinition, scope: str, weights: Mapping[str, Tensor] | None = None
+    network: Architecture | NetworkDefinition,
+    scope: str,
+    weights: Mapping[str, Tensor] | None = None,
+    foldable: Callable[[], bool] | None = None,
 ) -> Workload:
     """Return the workload of a network in a scope, with trained `weights` (its state dict) or random ones.
 
-    The export of a factory's network raises a PluginError if tracing would miss something, or ONNX lacks an operator.
+    `foldable` returns `is_network_foldable` if the caller knows it. The export of a factory's network raises a
+    PluginError if tracing would miss something, or ONNX lacks an operator.
     """
     definition = NetworkDefinition.of(network)
     shape, dtype = image_input(definition.input, scope)
-    foldable = cache(lambda: is_network_foldable(definition, weights))
+    can_fold = foldable or cache(lambda: is_network_foldable(definition, weights))
 
     def module() -> nn.Module:
         from ...models.nets.layers import fold_norms
 
-        return fold_norms(network_module(definition, scope, weights), sequences=foldable())
+        return fold_norms(network_module(definition, scope, weights), sequences=can_fold())
 
     def export() -> bytes:
         return _export_factory(module(), shape, dtype, definition.source.reference)
@@ -100,9 +104,9 @@ def is_network_foldable(definition: NetworkDefinition, weights: Mapping[str, Ten
     return is_foldable(network_module(definition, CORE, weights), [(1, 3, *definition.input)])
 
 
-def describe_folding(definition: NetworkDefinition, weights: Mapping[str, Tensor] | None = None) -> list[str]:
+def describe_folding(definition: NetworkDefinition, foldable: bool) -> list[str]:
     """Return a remark if the batch normalisations of a network cannot be folded."""
-    if is_network_foldable(definition, weights):
+    if foldable:
         return []
     return [
         f"{definition.source.reference}: normalisations in nn.Sequential are not folded into convolutions, as forward "

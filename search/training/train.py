@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from ..runtime.run_folder import IMAGE_HASHES, INITIAL_WEIGHTS, OnStep, RunFolde
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
 from .crops import require_crop
-from .distillation import describe_teacher, load_teacher
+from .distillation import Teacher, describe_teacher, load_teacher
 from .evaluation import describe_scores
 from .initial_weights import compare_origin, find_initial_weights, initialise
 from .losses import compute_class_weights
@@ -87,9 +87,7 @@ def train(
     teacher = load_teacher(config, definition, chosen.teacher, log)
     remarks: list[str] = []
     network, probe, random_parts = _prepare_network(definition, initial, config, fabric, remarks.append)
-    settings = _list_settings(definition, data, config, fabric) | dataset.spec.settings | describe_teacher(teacher)
-    settings |= {IMAGE_HASHES: [hash_images(dataset), hash_images(validation)]}
-    settings |= {} if initial is None else {INITIAL_WEIGHTS: hash_file(initial)}
+    settings = _list_settings(definition, data, config, fabric, (dataset, validation), teacher, initial)
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
     _warn_of_newer_files(run, _list_files(dataset, validation), log)
     if (finished := fabric.broadcast(run.read_result(TrainResult) if run.active else None)) is not None:
@@ -194,9 +192,8 @@ def _prepare_network(
             network.main, network.auxiliary_names = report.main, report.auxiliary
         else:
             require_rebuildable(network.network, definition)
-        probe = LogitsProbe.take(
-            definition.build(config.seed), definition.input
-        )  # a copy, which may cache what it likes
+        another = definition.build(config.seed)  # it may keep what it computed for the probe
+        probe = LogitsProbe.take(another, definition.input)
         if initial is not None:
             transfer = initialise(network.network, initial, definition.classes)
             for remark in (*transfer.describe(), *compare_origin(initial, definition)):
@@ -239,9 +236,15 @@ def default_training_steps(data: Path, batch: int, split: str = "train") -> int:
 
 
 def _list_settings(
-    definition: NetworkDefinition, data: Path, config: TrainConfig, fabric: Fabric
+    definition: NetworkDefinition,
+    data: Path,
+    config: TrainConfig,
+    fabric: Fabric,
+    datasets: Sequence[SegmentationDataset],
+    teacher: Teacher | None,
+    initial: Path | None,
 ) -> dict[str, JsonValue]:
-    """Return the settings that identify this training in its run folder."""
+    """Return the settings that identify this training in its run folder, with hashes of the files that it reads."""
     architecture, source = definition.architecture, definition.source
     network: dict[str, JsonValue]
     if architecture is not None:
@@ -258,6 +261,10 @@ def _list_settings(
         **network,
         "data": str(data.resolve()),
         "processes": fabric.world_size,
+        **datasets[0].spec.settings,
+        **describe_teacher(teacher),
+        IMAGE_HASHES: [hash_images(dataset) for dataset in datasets],
+        **({} if initial is None else {INITIAL_WEIGHTS: hash_file(initial)}),
     }
 
 

@@ -138,7 +138,7 @@ def share_cores() -> None:
     """Fit torch's threads to the machine, unless the environment says otherwise; call this before torch is imported.
 
     By default idle threads spin, which slows training down several times on a machine with other work. Threads beyond
-    the CPU quota of a container stop all of them again and again.
+    the CPU quota of a container are throttled together with the others.
     """
     from ...profiler.machine.cpu_limits import read_cpu_limits
 
