@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from .graphs import walk_nodes
@@ -16,11 +17,14 @@ _VALUE_READERS = ("Identity", "InstanceNormalization")
 def strip_weights(model: Any) -> Any:
     """Return a copy of a model whose large weights have their shape and type, but no values.
 
-    Sizes and indices, int32 or int64, keep their values, and so do constants that are nodes or in sub-graphs.
+    Sizes and indices, int32 or int64, keep their values, and so do constants that are nodes or in sub-graphs, and
+    uniform weights of several nodes, which may be merged ones.
     """
     import onnx
 
     read = {name for node in walk_nodes(model) if node.op_type in _VALUE_READERS for name in node.input}
+    uses = Counter(name for node in walk_nodes(model) for name in node.input)
+    read |= {tensor.name for tensor in model.graph.initializer if uses[tensor.name] > 1 and is_uniform(tensor)}
     graph = onnx.GraphProto(**_list_fields(model.graph, "initializer"))
     for tensor in model.graph.initializer:
         if is_large(tensor) and tensor.name not in read:
@@ -41,6 +45,16 @@ def is_large(tensor: Any) -> bool:
 
     values = (TensorProto.INT32, TensorProto.INT64, TensorProto.STRING)
     return math.prod(tensor.dims) > MAX_VALUES and tensor.data_type not in values
+
+
+def is_uniform(tensor: Any) -> bool:
+    """Return True for a constant whose values are all equal; False where the skeleton has no values."""
+    import onnx
+
+    if 0 in tensor.dims or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return False
+    values = onnx.numpy_helper.to_array(tensor).reshape(-1)
+    return bool((values == values[0]).all())
 
 
 def infer_known_shapes(skeleton: Any) -> Any:

@@ -6,7 +6,12 @@ biases, normalisations, activations, pooling and resizing are not counted.
 Parameters are weights and biases of products, quantised ones too, and every other floating-point constant of several
 values that is computed with, e.g. a scale of a decomposed normalisation or a positional embedding, in branches and
 loops too. Sizes, indices, scales of quantisation, and means and variances of batch normalisation do not count. A fixed
-mask, grid or normalisation of the image is indistinguishable from trained values and counts too.
+mask, grid or normalisation of the image is indistinguishable from trained values and counts too, and so is a scale of
+ones of a normalisation without parameters.
+
+A tensor of several layers is one shared parameter. But exporters and optimisers merge equal weights, those of an
+untrained network: ones, and biases of zeros. A tensor of one value therefore counts once per layer. torch's newer
+exporter also removes biases of zeros, which count as long as its notes on the nodes are there.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
@@ -25,7 +30,7 @@ import numpy as np
 from ....errors import FileFormatError
 from ..graphs import HARDWARE_DOMAINS, list_subgraphs
 from ..ort_probe import OrtProbe
-from ..skeleton import load_skeleton
+from ..skeleton import is_uniform, load_skeleton
 from ..tensors import generate_array, read_inputs
 from .macs import Shapes, count_node_macs, get_attribute, get_shape, is_product
 
@@ -208,7 +213,7 @@ class _Scope:
         for node in graph.node:
             if node.op_type == "Constant" and (value := get_attribute(node, "value")) is not None:
                 own[node.output[0]] = value
-            elif node.op_type == "Identity" and _is_uniform(value := own.get(node.input[0])):
+            elif node.op_type == "Identity" and (value := own.get(node.input[0])) is not None and is_uniform(value):
                 own[node.output[0]] = copy(value)
         self.graph = graph
         self.constants = ChainMap(own, constants or {})
@@ -247,34 +252,64 @@ class _Scope:
     def is_group_norm(self, node: Any) -> bool:
         """Return True for the part of torch's group normalisation without parameters: they follow as Mul and Add."""
         made, constants = self.producers.get(node.input[0]), [self.constants.get(name) for name in node.input[1:3]]
-        return made is not None and made.op_type == "Reshape" and all(map(_is_uniform, constants))
-
-
-def _is_uniform(tensor: Any) -> bool:
-    """Return True for a constant whose values are all equal."""
-    from onnx import numpy_helper
-
-    return tensor is not None and np.unique(numpy_helper.to_array(tensor)).size == 1
+        is_plain = all(tensor is not None and is_uniform(tensor) for tensor in constants)
+        return made is not None and made.op_type == "Reshape" and is_plain
 
 
 def _count_parameters(graph: Any, shapes: Shapes) -> int:
-    """Return the number of values of all parameters, each tensor once."""
-    scopes, counted = list(_Scope(graph).walk()), {}
+    """Return the number of values of all parameters, each tensor once, those of one value once per layer."""
+    scopes = list(_Scope(graph).walk())
+    counted: dict[tuple[Hashable, ...], int] = {}
     for scope in scopes:
         for node in scope.graph.node:
             if node.domain in HARDWARE_DOMAINS or node.op_type in (*TRANSPARENT, "Constant"):
                 continue
-            for tensor in _list_parameters(node, scope):
+            parameters = dict(_iter_parameters(node, scope))
+            unique = tuple(id(tensor) for tensor in parameters.values() if not is_uniform(tensor))
+            for index, tensor in parameters.items():
                 size = math.prod(tensor.dims)
-                if node.op_type in PACKED and tensor is scope.find_constant(node.input[1])[0]:
+                layer = () if id(tensor) in unique else (index, *(unique or _identify_layer(node, tensor)))
+                if node.op_type in PACKED and index == 1:
                     left, out = get_shape(node, 0, shapes), shapes.get(node.output[0])
                     size = left[-1] * out[-1] if left and out else size
-                counted[id(tensor)] = size
+                counted[id(tensor), *layer] = size
+            if _lost_bias(node) and (shape := shapes.get(node.output[0])):
+                counted["bias", *unique] = shape[1]
     return sum(counted.values())
 
 
-def _list_parameters(node: Any, scope: _Scope) -> Iterator[Any]:
-    """Yield the constants among a node's inputs that are parameters."""
+_MODULE_KEY, _CALL_KEY = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.fx_node"
+"""Metadata of a node by torch's newer exporter: the modules around it, with its own name; and torch's call."""
+_RULES_KEY = "pkg.onnxscript.rewriter.rule_name"
+"""Further metadata: the rules that rewrote the node."""
+_CALL_WITH_BIAS = re.compile(r"args = \(%\w+, %\w+, %")
+"""Call with an input, a weight, and a tensor as the bias."""
+
+
+def _read_note(node: Any, key: str) -> str:
+    """Return an entry of a node's metadata; empty without one."""
+    return next((entry.value for entry in node.metadata_props if entry.key == key), "")
+
+
+def _lost_bias(node: Any) -> bool:
+    """Return True for a product whose bias, or that of its folded normalisation, was removed as it was all zeros."""
+    if len(node.input) > 2 or "RemoveOptionalBias" not in _read_note(node, _RULES_KEY):
+        return False
+    return _CALL_WITH_BIAS.search(_read_note(node, _CALL_KEY)) is not None
+
+
+def _identify_layer(node: Any, tensor: Any) -> tuple[Hashable, ...]:
+    """Return what tells a node whose parameters all have one value from those of other layers: its module or itself.
+
+    Single values, e.g. those of an activation, and matrices of other operators than products, e.g. masks, are shared.
+    """
+    if math.prod(tensor.dims) == 1 or (node.op_type not in _WEIGHTS and sum(size > 1 for size in tensor.dims) > 1):
+        return ()
+    return (_read_note(node, _MODULE_KEY).rpartition(",")[0] or id(node),)
+
+
+def _iter_parameters(node: Any, scope: _Scope) -> Iterator[tuple[int, Any]]:
+    """Yield positions and constants of those among a node's inputs that are parameters."""
     if scope.is_scaling(node) and node.op_type == "Mul":
         return
     if node.op_type == "InstanceNormalization" and scope.is_group_norm(node):
@@ -286,7 +321,7 @@ def _list_parameters(node: Any, scope: _Scope) -> Iterator[Any]:
         if tensor is None or (places is not None and index not in places):
             continue
         if places is not None or is_bias or ((is_dequantised or _is_float(tensor)) and math.prod(tensor.dims) > 1):
-            yield tensor
+            yield index, tensor
 
 
 def _is_float(tensor: Any) -> bool:

@@ -1,5 +1,7 @@
 """Parameters and multiply-accumulates of graphs that other programs write."""
 
+from itertools import pairwise
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -277,6 +279,87 @@ def test_tied_weights_count_once(tmp_path):
     ]
     model = files.make(nodes, [files.value("x", (1, 8, 4, 4))], [files.value("y", (1, 8, 4, 4))], weights)
     assert count(model, tmp_path).parameters == 64
+
+
+def note(node, **texts):
+    """Add the metadata that torch's newer exporter writes."""
+    keys = {
+        "scopes": "pkg.torch.onnx.name_scopes",
+        "call": "pkg.torch.onnx.fx_node",
+        "rule": "pkg.onnxscript.rewriter.rule_name",
+    }
+    for name, text in texts.items():
+        node.metadata_props.add(key=keys[name], value=text)
+    return node
+
+
+def norms(*scopes, width=300):
+    """Return a model of layer normalisations whose ones and zeros are one tensor each, as exporters merge them."""
+    names = ["x", *(f"t{index}" for index in range(len(scopes)))]
+    nodes = [
+        helper.make_node("LayerNormalization", [source, "ones", "zeros"], [target])
+        for source, target in pairwise(names)
+    ]
+    for node, scope in zip(nodes, scopes, strict=True):
+        if scope:
+            note(node, scopes=f"['', '{scope}', '{node.output[0]}']")
+    shape = (1, 4, width)
+    weights = {"ones": np.ones(width, "f4"), "zeros": np.zeros(width, "f4")}
+    return files.make(nodes, [files.value("x", shape)], [files.value(names[-1], shape)], weights)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [(norms("", "", ""), 1800), (norms("a", "b", "b"), 1200), (norms("a", "a", width=8), 16)],
+    ids=["layers", "called twice", "one layer"],
+)
+def test_merged_weights_count_per_layer(model, parameters, tmp_path):
+    assert count(model, tmp_path).parameters == parameters
+
+
+@pytest.mark.parametrize(("second", "parameters"), [("w", 64 + 8), ("v", 2 * (64 + 8))])
+def test_merged_biases_count_per_weight(second, parameters, tmp_path):
+    """A layer that is called twice has one bias."""
+    weights = {name: np.random.default_rng(0).standard_normal((8, 8, 1, 1), "f4") for name in {"w", second}}
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["a"]), helper.make_node("Conv", ["a", second, "b"], ["y"])]
+    values = [[files.value(name, (1, 8, 4, 4))] for name in "xy"]
+    model = files.make(nodes, *values, weights | {"b": np.zeros(8, "f4")})
+    assert count(model, tmp_path).parameters == parameters
+
+
+def test_merged_scalars_and_masks_count_once(tmp_path):
+    weights = {"slope": np.full(1, 0.25, "f4"), "mask": np.zeros((16, 24), "f4")}
+    nodes = [
+        helper.make_node("PRelu", ["x", "slope"], ["a"]),
+        helper.make_node("Add", ["a", "mask"], ["b"]),
+        helper.make_node("PRelu", ["b", "slope"], ["c"]),
+        helper.make_node("Add", ["c", "mask"], ["y"]),
+    ]
+    model = files.make(nodes, outputs=[files.value("y", files.IMAGE)], weights=weights)
+    assert count(model, tmp_path).parameters == 1 + 16 * 24
+
+
+@pytest.mark.parametrize(
+    ("call", "rule", "lost"),
+    [
+        ("args = (%x, %p_w, %p_b, [1, 1])", "RemoveOptionalBiasFromConv", 8),
+        ("args = (%conv2d, %p_bn_weight, %p_bn_bias, %b_mean)", "RemoveOptionalBiasFromConv, FuseBatchNormIntoConv", 8),
+        ("args = (%x, %p_w, None, [1, 1])", "RemoveOptionalBiasFromConv", 0),
+        ("args = (%x, %p_w), kwargs = {}", "RemoveOptionalBiasFromConv", 0),
+        ("args = (%x, %p_w, %p_b, [1, 1])", "FusePadIntoConv", 0),
+    ],
+)
+def test_removed_zero_biases_count(call, rule, lost, tmp_path):
+    """The network is called twice, and the second weight has its bias."""
+    nodes = [
+        note(helper.make_node("Conv", ["x", "w1"], ["a"]), call=call, rule=rule),
+        note(helper.make_node("Conv", ["x", "w1"], ["b"]), call=call, rule=rule),
+        helper.make_node("Add", ["a", "b"], ["c"]),
+        note(helper.make_node("Conv", ["c", "w2", "b2"], ["y"]), call=call, rule=rule),
+    ]
+    weights = {name: files.WEIGHTS[name] for name in ("w1", "w2")} | {"b2": np.arange(4, dtype="f4")}
+    model = files.make(nodes, outputs=[files.value("y", (1, 4, 14, 22))], weights=weights)
+    assert count(model, tmp_path).parameters == 8 * 27 + lost + 4 * 8 + 4
 
 
 def test_sizes_and_scales_are_no_parameters(tmp_path):
