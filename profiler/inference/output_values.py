@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ...models.onnx.counting.macs import get_attribute
 from ...models.onnx.graphs import ORT_DOMAINS, list_subgraphs
-from ...models.onnx.signature import IMAGE_CHANNELS
 from ...models.onnx.skeleton import is_large
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ MASK, RANKING, COLOURS = "mask", "ranking", "colours"
 
 MASK_VALUES = (1, 255)
 """Usual values of the foreground in a mask whose background is 0."""
-_NEUTRAL = {
+NEUTRAL_OPERATORS = {
     "DequantizeLinear", "Flatten", "Gather", "Identity", "ReorderOutput", "Reshape", "Resize", "Slice", "Squeeze",
     "Transpose", "Unsqueeze", "Upsample",
 }  # fmt: skip
@@ -43,15 +42,6 @@ _MEANINGS = {
 _OPERATORS = {operator: meaning for meaning, operators in _MEANINGS.items() for operator in operators}
 _FUSED_CONVOLUTIONS, _ADDEND = ("Conv", "FusedConv", "NhwcFusedConv"), 3
 """Convolutions of ONNX Runtime, and the input that they add to their result."""
-_PASSING = {*_NEUTRAL, "Cast", "QuantizeLinear"}
-"""Operators that an image passes before a normalisation inside the graph."""
-_ARITHMETIC: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
-    "Add": lambda factor, offset, value: (factor, offset + value),
-    "Sub": lambda factor, offset, value: (factor, offset - value),
-    "Mul": lambda factor, offset, value: (factor * value, offset * value),
-    "Div": lambda factor, offset, value: (factor / value, offset / value),
-}
-"""Operator of a normalisation -> factor and offset after it, from those before it and its constant."""
 _OUTPUT_SCALES = {"QuantizeLinear": (1, 2), "QLinearConv": (6, 7), "QLinearSigmoid": (3, 4)}
 """Operator that quantises its output -> positions of scale and zero point among its inputs."""
 
@@ -91,11 +81,6 @@ def infer_values(model: ModelProto, output: str) -> StoredValues:
 def infer_input_quantisation(model: ModelProto, name: str) -> StoredValues | None:
     """Return the quantisation of an input, if all its consumers dequantise it; None for others, e.g. plain pixels."""
     return _Graph(model.graph).trace_input(name)
-
-
-def infer_input_normalisation(model: ModelProto, name: str) -> tuple[float, float] | None:
-    """Return factor and offset of the first channel of an image that the graph itself normalises; None for others."""
-    return _Graph(model.graph).trace_scaling(name)
 
 
 @dataclass(frozen=True)
@@ -151,7 +136,7 @@ class _Graph:
             return self._trace_lookup(node)
         if kind == "DequantizeLinear":
             return replace(self.trace(node.input[0]), scale=1.0, zero_point=0.0)
-        if kind in _NEUTRAL:
+        if kind in NEUTRAL_OPERATORS:
             return self.trace(node.input[0])
         if kind == "If":
             return self._trace_branches(node, list(node.output).index(tensor))
@@ -240,28 +225,6 @@ class _Graph:
             else:
                 scales.add(None)
         return scales.pop() if len(scales) == 1 else None
-
-    def trace_scaling(self, name: str) -> tuple[float, float] | None:
-        """Return `infer_input_normalisation`, from the operators before the first other one."""
-        factor, offset = 1.0, 0.0
-        while True:
-            users = [node for node in self.graph.node if name in node.input and node.op_type != "Shape"]
-            if len(users) != 1:
-                break
-            (node,) = users
-            kind, position = node.op_type, list(node.input).index(name)
-            if kind in _ARITHMETIC and (position == 0 or kind in ("Add", "Mul")):
-                constant = self._find_constant(node, 1 - position)
-                if constant is None or is_large(constant) or math.prod(constant.dims) not in (1, IMAGE_CHANNELS):
-                    break
-                value = float(_read_values(constant).reshape(-1)[0])
-                if value == 0 and kind in ("Mul", "Div"):
-                    break
-                factor, offset = _ARITHMETIC[kind](factor, offset, value)
-            elif kind not in _PASSING:
-                break
-            name = node.output[0]
-        return None if (factor, offset) == (1, 0) else (factor, offset)
 
 
 def _read_values(tensor: TensorProto) -> NDArray[Any]:

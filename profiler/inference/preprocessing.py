@@ -13,7 +13,8 @@ from ...models.images import IMAGENET, Normalisation, RGBImage, list_pixel_scale
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.signature import NHWC, ImageInput, Signature
 from ..backends.base import IMAGE_DTYPE
-from .output_values import StoredValues, infer_input_normalisation, infer_input_quantisation
+from .input_normalisation import infer_input_normalisation
+from .output_values import StoredValues, infer_input_quantisation
 
 Triple = tuple[float, float, float]
 """Value per channel: red, green, blue."""
@@ -23,8 +24,6 @@ VALUE_RANGES = {UNIT_RANGE: 1.0, BYTE_RANGE: 255.0}
 """Range of pixel values that mean and standard deviation refer to -> its upper end."""
 STORED_MARGIN = 0.6
 """Largest difference of the limits of a quantised input from those of ImageNet's normalisation, -2.1 and 2.6."""
-MAX_BYTE_FACTOR = 0.1
-"""Factor below which a normalisation takes pixels in 0..255; usual ones are 1/58 and below, those of 0..1 1 to 5."""
 ZEROS: Triple = (0.0, 0.0, 0.0)
 ONES: Triple = (1.0, 1.0, 1.0)
 
@@ -188,15 +187,14 @@ def _require_raw_pixels(network: OnnxModel, image: ImageInput) -> None:
     Raises:
         UsageError: it does.
     """
-    scaling = infer_input_normalisation(network.skeleton, image.name)
-    if scaling is None:
+    inner = infer_input_normalisation(network, image)
+    if inner is None or inner.is_neutral:
         return
-    factor, offset = scaling
-    is_byte = abs(factor) < MAX_BYTE_FACTOR or (factor == 1 and abs(offset) > 1)
-    likely = BYTE_RANGE if is_byte else UNIT_RANGE
+    ranges = {scale: name for name, scale in VALUE_RANGES.items()}
+    likely = "" if inner.scale is None else f"{ranges[inner.scale]}, as these numbers suggest, or "
     raise UsageError(
-        f"{network.where} normalises its input itself, {factor:.3g} * pixel {offset:+.3g} in the first channel: add "
-        f"--range {likely}, as these numbers suggest, or another range, or --mean and --std of a further normalisation"
+        f"{network.where} normalises its input itself{inner.describe()}: add --range {likely}"
+        f"{'another range' if likely else '0..1 or 0..255'}, or --mean and --std of a further normalisation"
     )
 
 

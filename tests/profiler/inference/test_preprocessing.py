@@ -201,55 +201,6 @@ class TestQuantisedInput:
         assert np.array_equal(known.apply(FRAME), np.moveaxis(FRAME, -1, 0)[None])
 
 
-IMAGENET_BYTES = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
-
-
-def write_normalising(path, nodes, weights):
-    """Write a network that computes `nodes` of its input, the last of which has the output `n`, then a convolution."""
-    conv = helper.make_node("Conv", ["n", "weight"], ["scores"])
-    arrays = {name: np.float32(values) for name, values in weights.items()}
-    arrays["weight"] = np.ones((4, 3, 1, 1), np.float32)
-    nodes = [helper.make_node(*node) for node in nodes]
-    return write_graph(
-        path, [*nodes, conv], [make_value("x", (1, 3, *SIZE))], [make_value("scores", (1, 4, *SIZE))], arrays
-    )
-
-
-class TestNormalisationInside:
-    """Graphs that normalise their input: the image must not be normalised before."""
-
-    @pytest.mark.parametrize(
-        ("nodes", "constants", "advice"),
-        [
-            ([("Sub", ["x", "m"], ["d"]), ("Div", ["d", "s"], ["n"])], IMAGENET_BYTES, "--range 0..255"),
-            ([("Mul", ["s", "x"], ["d"]), ("Sub", ["d", "m"], ["n"])], ([1.0], [1 / 127.5]), "--range 0..255"),
-            ([("Sub", ["x", "m"], ["n"])], ([104.0, 117.0, 123.0],), "--range 0..255"),
-            ([("Sub", ["x", "m"], ["d"]), ("Div", ["d", "s"], ["n"])], ([0.485], [0.229]), "--range 0..1"),
-        ],
-    )
-    def test_range_is_asked_for(self, nodes, constants, advice, tmp_path):
-        weights = {name: np.reshape(values, (1, -1, 1, 1)) for name, values in zip("ms", constants, strict=False)}
-        model = OnnxModel.load(write_normalising(tmp_path / "m.onnx", nodes, weights))
-        with pytest.raises(UsageError, match=f"normalises its input itself, .*: add {advice}, as"):
-            Preprocessing.for_network(model, InputOptions())
-        known = Preprocessing.for_network(model, InputOptions(value_range="0..255"))
-        frame = np.full((*SIZE, 3), 200, np.uint8)
-        np.testing.assert_allclose(known.apply(frame), 200, rtol=1e-5)
-
-    @pytest.mark.parametrize(
-        ("nodes", "weights"),
-        [
-            ([("Identity", ["x"], ["n"])], {}),
-            ([("Add", ["x", "noise"], ["n"])], {"noise": np.ones((1, 3, *SIZE))}),
-            ([("Mul", ["x", "unit"], ["n"])], {"unit": 1.0}),
-            ([("Relu", ["x"], ["r"]), ("Mul", ["r", "half"], ["n"])], {"half": 0.5}),
-        ],
-    )
-    def test_other_operators_are_no_normalisation(self, nodes, weights, tmp_path):
-        model = OnnxModel.load(write_normalising(tmp_path / "m.onnx", nodes, weights))
-        assert Preprocessing.for_network(model, InputOptions()).normalisation == IMAGENET
-
-
 @pytest.mark.parametrize(
     ("options", "halves"),
     [
