@@ -31,6 +31,9 @@ from .resampling import Labels, resize_labels
 
 ENGINE_SUFFIX = ".engine"
 """Suffix of serialised TensorRT engines."""
+ONNX_RUNTIME = "onnxruntime"
+HALF_ON_CPU = "ONNX Runtime computes it in float32 on a CPU, with weights rounded to float16"
+"""What happens to an fp16 file on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Segmenter:
         threads: int = 1,
         options: PipelineOptions = PIPELINE_DEFAULTS,
     ) -> Segmenter:
-        """Load an exported file in its own precision.
+        """Load an exported file in its own precision; ONNX Runtime computes fp16 files in float32 on a CPU, as it says.
 
         Args:
             path: ONNX file, from lgc or another program, or an engine that was built on this machine.
@@ -97,13 +100,17 @@ class Segmenter:
         )
         pipeline = Pipeline.for_network(model, options, infer_values(model.skeleton, model.output.name))
         place = check_device(device or CPU)
-        target = Target(place, backend or "onnxruntime", model.precision, place.num_threads(threads))
+        backend, precision, widened = backend or ONNX_RUNTIME, model.precision, []
+        if (backend, precision, place.is_cpu) == (ONNX_RUNTIME, "fp16", True):
+            precision, widened = "fp32", [f"{path} has precision fp16: {HALF_ON_CPU}"]
+        target = Target(place, backend, precision, place.num_threads(threads))
         if target.threads > 1:
             require_threads(target)
         quota = explain_threads(target)  # one thread waits for its quota, which only slows it down
         workload = Workload.for_model(model, path.name)
         runner = _require_file_backend(target, path).compile(workload, target)
-        remarks = (*model.remarks, *pipeline.remarks, *([] if quota is None else [f"slowed down: {quota}"]))
+        slowed = [] if quota is None else [f"slowed down: {quota}"]
+        remarks = (*model.remarks, *pipeline.remarks, *widened, *slowed)
         return cls(model, runner, target, replace(pipeline, remarks=remarks))
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from lgc.profiler.inference import segmenter as inference
 from lgc.profiler.inference.pipeline import PipelineOptions
 from lgc.profiler.inference.segmenter import Segmenter
 from lgc.profiler.machine import cpu_limits
+
+from .graphs import SIZE, list_halves, make_halves, make_value, write_graph
 
 SCOPES = ("core", "dense", "end-to-end")
 
@@ -147,10 +150,36 @@ def test_file_runs_in_its_own_precision(network, files, picture, tmp_path):
     with Segmenter.open(write_onnx(deployed, tmp_path, "int8")) as segmenter:
         assert segmenter.target.precision == "int8"
         assert (segmenter.segment(picture) == segment_with_torch(network, picture)).mean() > 0.8
-    half = write_onnx(deployed, tmp_path, "fp16")
-    assert OnnxModel.load(half).precision == "fp16"
-    with pytest.raises(UsageError, match=r"fp16.onnx has precision fp16: backend onnxruntime has no precision 'fp16'"):
-        Segmenter.open(half)
+
+
+def test_half_files_run_on_the_cpu(network, files, picture, tmp_path):
+    path = write_onnx(Network(network.architecture, network.weights, "dense"), tmp_path, "fp16")
+    assert OnnxModel.load(path).precision == "fp16"
+    with Segmenter.open(path) as segmenter:
+        assert segmenter.target.precision == "fp32"
+        assert f"{path} has precision fp16: ONNX Runtime computes it in float32 on a CPU" in segmenter.remarks[-1]
+        assert (segmenter.segment(picture) == segment_with_torch(network, picture)).mean() > 0.99
+
+
+def write_half(path):
+    """Write a network of float16 whose scores are red and blue."""
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["y"])]
+    weights = {"w": np.float16([[1, 0, 0], [0, 0, 1]]).reshape(2, 3, 1, 1)}
+    values = [[make_value(name, (1, count, *SIZE), onnx.TensorProto.FLOAT16)] for name, count in (("x", 3), ("y", 2))]
+    return write_graph(path, nodes, *values, weights)
+
+
+def test_half_inputs_and_outputs_are_decoded(tmp_path):
+    with Segmenter.open(write_half(tmp_path / "half.onnx")) as segmenter:
+        assert list_halves(segmenter.segment(make_halves(40, 70))) == (0, 1)
+
+
+def test_brain_floats_are_refused_on_the_cpu(monkeypatch, tmp_path):
+    path = write_half(tmp_path / "half.onnx")
+    model = replace(OnnxModel.load(path), precision="bf16")
+    monkeypatch.setattr(OnnxModel, "load", lambda *_, **__: model)
+    with pytest.raises(UsageError, match=r"half.onnx has precision bf16: .* add --device cuda:0, or export"):
+        Segmenter.open(path)
 
 
 def test_quota_below_one_core_is_a_remark(files, picture, monkeypatch):
