@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UsageError
@@ -148,10 +149,10 @@ def export_foreign(
     for remark in (*source.remarks, "no prediction for an ONNX file: export its run or architecture instead"):
         log(remark)
     targets = _choose_targets(settings, source)
-    ranges, pictures = _prepare_images(settings, source, options, log)
+    ranges, pictures, noise = _prepare_images(settings, source, options, log)
     network = ForeignNetwork(source, _simplify(source, log), _make_stem(source, options), ranges)
     original = Original(settings.source, source)
-    random = tuple(network.workload(precision=source.precision).inputs())
+    random = noise or tuple(network.workload(precision=source.precision).inputs())
     inputs: dict[str, list[tuple[NDArray[Any], ...]]] = {RANDOM: [random]}
     if pictures:
         inputs[IMAGES] = [(picture,) for picture in pictures]
@@ -168,7 +169,7 @@ def export_foreign(
         remarks = _describe_half(network, precision, inputs)
         files.append(FileResult(str(path), precision, path.stat().st_size, parity, passes, tolerance, remarks))
         log(f"wrote {path}")
-    results = [_deploy(network, target, settings, original, on_progress) for target in targets]
+    results = [_deploy(network, target, settings, original, random, on_progress) for target in targets]
     results += build_missing_engines(network, settings, targets)
     return ExportResult(tuple(files), tuple(results))
 
@@ -201,10 +202,13 @@ def _choose_targets(settings: ExportSettings, source: OnnxModel) -> list[Target]
 
 def _prepare_images(
     settings: ExportSettings, source: OnnxModel, options: ForeignOptions, log: Log
-) -> tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]]:
-    """Return the inputs for the ranges of int8 and for the comparison."""
+) -> tuple[tuple[NDArray[Any], ...], ...]:
+    """Return the inputs for the ranges of int8 and for the comparison, and one of random pixels.
+
+    int8 clips random values outside the range of normalised pixels. Without images the normalisation is not needed.
+    """
     if not settings.calibration_images and not settings.comparison_images:
-        return (), ()
+        return (), (), ()
     preprocessing = Preprocessing.for_network(source, options.preprocessing)
     for remark in preprocessing.remarks:
         log(remark)
@@ -214,7 +218,8 @@ def _prepare_images(
 
     size = preprocessing.image.size
     ranges = read_images(settings.calibration_images, size) if INT8 in settings.precisions else ()
-    return prepare(ranges), prepare(read_images(settings.comparison_images, size))
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    return prepare(ranges), prepare(read_images(settings.comparison_images, size)), prepare([noise])
 
 
 def _simplify(source: OnnxModel, log: Log) -> bytes:
@@ -266,13 +271,13 @@ def _deploy(
     target: Target,
     settings: ExportSettings,
     original: Original,
+    inputs: Sequence[NDArray[Any]],
     on_progress: OnProgress,
 ) -> TargetResult:
-    """Compare the program that a target runs with the original, time it, and write its engine."""
+    """Compare the program that a target runs with the original on random inputs, time it, and write its engine."""
     backend, workload = require_backend(target), network.workload(precision=target.precision)
     runner = backend.compile(workload, target)
     try:
-        inputs = workload.inputs()
         parity = compare_with_original([original.run(inputs)], [runner.infer(inputs)], RANDOM, original.axes)
     finally:
         runner.close()

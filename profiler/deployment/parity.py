@@ -170,13 +170,26 @@ def compare_file(network: Network, precision: str, inputs: Sequence[NDArray[Any]
 
 
 def random_inputs(network: Network) -> list[NDArray[Any]]:
-    """Return a random input in the network's scope, the same on every call.
+    """Return a random input in the network's scope, the same on every call, in the range of normalised images.
 
     Code of the user's also gets its negative and zeros: what the exporter took for constant may differ for them.
     """
     shape, dtype = image_input(network.definition.input, network.scope)
     inputs = generate_inputs([shape], dtype)
-    return vary_input(inputs[0]) if network.definition.source.kind == "factory" else inputs
+    varied = vary_input(inputs[0]) if network.definition.source.kind == "factory" else inputs
+    return [_renormalise(array, network.definition.normalisation) for array in varied]
+
+
+def _renormalise(array: NDArray[Any], normalisation: Normalisation) -> NDArray[Any]:
+    """Return standard normal values [N, 3, H, W], about the range of ImageNet's normalisation, in another's range.
+
+    Elsewhere an int8 network clips them. Bytes and zeros stay as they are.
+    """
+    if array.dtype == IMAGE_DTYPE or normalisation == IMAGENET or not array.any():
+        return array
+    columns = (IMAGENET.mean, IMAGENET.std, normalisation.mean, normalisation.std)
+    mean, std, own_mean, own_std = (np.array(values, np.float32).reshape(3, 1, 1) for values in columns)
+    return (array * std + mean - own_mean) / own_std
 
 
 def vary_input(array: NDArray[Any]) -> list[NDArray[Any]]:

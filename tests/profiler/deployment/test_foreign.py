@@ -191,6 +191,17 @@ def test_int8_takes_ranges_from_images(opset, settings, pictures):
     assert not any("assumed" in remark for remark in remarks)
 
 
+@pytest.mark.parametrize(("factor", "value_range"), [(1.0, "0..255"), (255.0, "0..1")])
+def test_int8_of_raw_pixels_passes(factor, value_range, settings, pictures):
+    """Random values around 0 would be clipped, so the random input has the range of the images."""
+    nodes = [onnx.helper.make_node("Mul", ["x", "f"], ["s"]), *files.net_nodes("s")]
+    model = files.make(nodes, weights=files.WEIGHTS | {"f": np.float32(factor)})
+    settings = replace(settings, precisions=("int8",), calibration_images=pictures[:2], comparison_images=pictures[2:])
+    result = export(model, settings, ForeignOptions(preprocessing=InputOptions(value_range=value_range)))
+    assert [parity.source for parity in result.files[0].parity] == ["random", "images"]
+    assert result.files[0].passes
+
+
 def test_quantised_file_keeps_its_precision(settings, tmp_path):
     settings = replace(settings, source=files.quantise(tmp_path, "dynamic"))
     result = export_foreign(settings, ForeignOptions(), log=lambda _: None)

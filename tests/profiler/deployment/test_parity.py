@@ -10,7 +10,8 @@ import torch
 from lgc.errors import DataError, MeasurementError, UnknownNameError
 from lgc.lut import Target
 from lgc.models import LGCNet
-from lgc.models.images import normalise_image
+from lgc.models.images import Normalisation, normalise_image
+from lgc.models.nets.definition import NetworkDefinition
 from lgc.models.onnx.export import simplify
 from lgc.models.space.protocol import CORE, DENSE
 from lgc.profiler.backends import get_backend
@@ -32,6 +33,7 @@ from lgc.profiler.deployment.parity import (
     compute_reference,
     compute_runner_outputs,
     is_within_tolerance,
+    random_inputs,
 )
 from lgc.profiler.timing.workloads import image_input, network_module, network_workload
 
@@ -137,6 +139,17 @@ def test_file_is_compared_image_by_image(trained, monkeypatch):
     monkeypatch.setattr(parity, "compute_reference", record)
     assert compare_file(network, "fp32", images, IMAGES) == compare_outputs(reference, *outputs)
     assert (len(counts), max(counts)) == (len(images), 2), "this one and the last"
+
+
+def test_random_inputs_have_the_range_of_images(mini_space):
+    """int8 clips others, so that a network of pixels in 0..255 would fail."""
+    definition = NetworkDefinition.of(mini_space.sample(0))
+    plain = random_inputs(Network(definition, None, CORE))[0]
+    assert np.array_equal(plain, noise(mini_space)[0])
+    pixels = replace(definition, normalisation=Normalisation((0.0,) * 3, (1 / 255,) * 3))
+    means = random_inputs(Network(pixels, None, CORE))[0].mean((0, 2, 3))
+    np.testing.assert_allclose(means, (123.7, 116.3, 103.5), atol=8)
+    assert random_inputs(Network(pixels, None, "end-to-end"))[0].dtype == np.uint8
 
 
 def test_differences_are_measured(mini_space):
