@@ -19,6 +19,7 @@ from ..onnx.tracing import CHANGES_INPUT
 from .definition import NetworkDefinition
 from .outputs import (
     MAIN_KEYS,
+    SigmoidMarks,
     choose_main,
     explain_unusable,
     find_activation,
@@ -316,7 +317,7 @@ def _are_equal_resized(value: Tensor, evaluated: Tensor) -> bool:
 def _report(
     outputs: dict[str, Tensor], main: str, definition: NetworkDefinition, crop: tuple[int, int] | None = None
 ) -> OutputReport:
-    logits, image = outputs[main].detach(), crop or definition.input
+    logits, image = outputs[main], crop or definition.input
     auxiliary, ignored = [], []
     for name, value in outputs.items():
         if name == main:
@@ -345,7 +346,8 @@ def _run(network: nn.Module, definition: NetworkDefinition, images: Tensor, opti
     """Return the outputs by name; translate errors, which name a size that works if there is one."""
     name, version = definition.source.reference, images._version
     try:
-        outputs = list_outputs(network(images))
+        with SigmoidMarks():
+            outputs = list_outputs(network(images))
     except (LgcError, torch.OutOfMemoryError) as error:
         if isinstance(error, PluginError):
             raise PluginError(f"{name}: {error}") from error

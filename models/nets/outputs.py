@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from ...errors import PluginError
 from ...plugins import describe_error
@@ -91,13 +94,41 @@ def is_logits(tensor: Tensor, classes: int) -> bool:
     return tensor.ndim == 4 and tensor.shape[1] == classes and tensor.is_floating_point()
 
 
+_SIGMOIDS = ("sigmoid", "sigmoid_", "hardsigmoid", "expit", "special_expit")
+"""Names of torch's functions to probabilities per class."""
+_KEEPING = (
+    *("interpolate", "upsample", "contiguous", "clone", "to", "float", "detach", "squeeze", "unsqueeze", "flatten"),
+    *("view", "reshape", "permute", "transpose", "movedim", "cat", "concat", "stack", "__getitem__", "clamp", "mean"),
+)
+"""Names of functions whose results of probabilities are probabilities too."""
+_MARK = "_lgc_from_sigmoid"
+"""Attribute of tensors that a sigmoid computed."""
+
+
+class SigmoidMarks(TorchFunctionMode):
+    """Marks the results of a sigmoid, resized or reshaped ones too, for `find_activation`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, and mark its result."""
+        out = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        is_kept = name in _KEEPING and any(hasattr(value, _MARK) for value in tree_leaves(args))
+        if isinstance(out, Tensor) and (name in _SIGMOIDS or is_kept):
+            setattr(out, _MARK, True)
+        return out
+
+
 def find_activation(values: Tensor) -> str:
-    """Return the activation that an output [N, C, h, w] looks to have: `softmax`, `sigmoid`; empty for logits."""
-    values = values.detach().float()
+    """Return the activation of an output [N, C, h, w]: `softmax`, `sigmoid`; empty for logits.
+
+    Channels with the sum 1 everywhere are a softmax's. Values in 0..1 alone are no evidence, as logits may be so small:
+    a sigmoid must have computed them inside `SigmoidMarks`.
+    """
+    is_marked, values = hasattr(values, _MARK), values.detach().float()
     low, sums = float(values.min()), values.sum(1)
     if low >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=_SUM_TOLERANCE):
         return "softmax"
-    return "sigmoid" if low >= 0 and 0 < float(values.max()) <= 1 else ""
+    return "sigmoid" if is_marked and low >= 0 and float(values.max()) <= 1 else ""
 
 
 def explain_unusable(name: str, values: Tensor, image: tuple[int, int]) -> str:

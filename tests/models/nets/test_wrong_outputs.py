@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lgc.errors import PluginError
 from lgc.models.nets.checks import OutputReport, check_outputs, check_training
 from lgc.models.nets.definition import NetworkDefinition
-from lgc.models.nets.outputs import find_activation
+from lgc.models.nets.outputs import SigmoidMarks, find_activation
 from lgc.models.nets.sources import FactorySource
 
 from ...user_networks import Toy
@@ -151,9 +151,38 @@ def test_sigmoid_is_reported():
     assert "looks like probabilities (0 to 1), but" in train(Squashed).format_warnings()[0]
 
 
-@pytest.mark.parametrize("values", [torch.zeros(1, 4, 2, 2), 3 * torch.rand(1, 4, 2, 2), -torch.rand(1, 4, 2, 2)])
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.zeros(1, 4, 2, 2),
+        3 * torch.rand(1, 4, 2, 2),
+        -torch.rand(1, 4, 2, 2),
+        0.9 * torch.rand(1, 2, 8, 8),
+        torch.tensor([0.5, 0.5 + 1e-2]).reshape(1, 2, 1, 1).expand(1, 2, 8, 8),
+    ],
+)
 def test_logits_have_no_activation(values):
     assert find_activation(values) == ""
+
+
+@pytest.mark.parametrize(
+    ("function", "activation"),
+    [
+        (torch.sigmoid, "sigmoid"),
+        (lambda y: nn.Upsample(scale_factor=2)(y.sigmoid())[:, :, 1:].contiguous(), "sigmoid"),
+        (lambda y: torch.cat([F.hardsigmoid(y[:, :1]), torch.special.expit(y[:, 1:])], 1), "sigmoid"),
+        (lambda y: F.interpolate(y.softmax(1), scale_factor=2.0, mode="bilinear"), "softmax"),
+        (lambda y: 0.5 * y.sigmoid() * y.abs().clamp(max=1), ""),
+        (lambda y: y.abs() / (1 + y.abs().max()), ""),
+    ],
+)
+@pytest.mark.parametrize("grad", [True, False])
+def test_activation_is_seen_in_the_calls(function, activation, grad):
+    """Logits of a random or small head may all lie in 0..1."""
+    logits = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=grad)
+    with SigmoidMarks():
+        values = function(logits)
+    assert find_activation(values) == activation
 
 
 def test_outputs_beside_logits_are_not_trained():
