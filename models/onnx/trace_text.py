@@ -6,7 +6,6 @@ code, e.g. `torch.nn.functional.conv2d`, so the text depends neither on the devi
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ...errors import PluginError
-from .tracing import DRAWS_NUMBERS, run_on_meta
+from .tracing import DRAWS_NUMBERS, copy_to_meta, run_on_meta
 
 
 def describe_computation(module: nn.Module, *input_shapes: tuple[int, ...]) -> tuple[str, ...]:
@@ -31,7 +30,7 @@ def describe_computation(module: nn.Module, *input_shapes: tuple[int, ...]) -> t
     Raises:
         PluginError: The module draws random numbers or computes something else in later runs; or see `run_on_meta`.
     """
-    copied = copy.deepcopy(module).eval().to("meta")
+    copied = copy_to_meta(module)
     tensors = {**dict(copied.named_buffers()), **copied.state_dict()}
     weights = (
         f"weight {name} {_describe_shape(tensors[name])}{_describe_order(tensors[name])}" for name in sorted(tensors)

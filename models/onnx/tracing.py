@@ -51,11 +51,11 @@ def run_on_meta(
 
     Raises:
         PluginError: The module decides by the values of a tensor, keeps a tensor on another device, changes its input,
-            or fails. The message has the line.
+            has a compiled part, or fails. The message has the line.
     """
     try:
         if not copied:
-            module = copy.deepcopy(module).eval().to("meta")
+            module = copy_to_meta(module)
         with torch.no_grad(), torch.device("meta"), recorder or nullcontext():
             inputs = [torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in input_shapes]
             versions = [value._version for value in inputs]
@@ -67,6 +67,21 @@ def run_on_meta(
         raise
     except Exception as error:
         raise PluginError(_explain_failure(error)) from error
+
+
+def copy_to_meta(module: nn.Module) -> nn.Module:
+    """Return a copy of a module in evaluation mode on the meta device.
+
+    Raises:
+        PluginError: A part is TorchScript, whose weights cannot be moved to that device.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise PluginError(
+                f"{f'its module {name}' if name else 'it'} is TorchScript, which does not run without values: return "
+                "the plain module, without torch.jit.script or torch.jit.trace"
+            )
+    return copy.deepcopy(module).eval().to("meta")
 
 
 def count_products(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]) -> int:

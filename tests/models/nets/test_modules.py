@@ -16,6 +16,7 @@ from lgc.errors import PluginError, UnknownNameError
 from lgc.models import LGCNet, OpSpec, SearchSpace, register_module
 from lgc.models.nets.layers import build_module, fold_norms
 from lgc.models.onnx.export import to_onnx
+from lgc.models.onnx.trace_text import describe_computation
 from lgc.models.onnx.tracing import count_products
 from lgc.models.space.operators import RESERVED_NAMES, count_macs, count_parameters, find_footprint, recipe_digest
 from lgc.models.space.opspec import OPERATOR_NAME
@@ -113,15 +114,31 @@ def random_widths():
         (lambda spec: Unmoved(), "a tensor is not moved with the module: register it with register_buffer"),
         (lambda spec: nn.Conv2d(5, 4, 1), "the module of mine fails: RuntimeError: "),
         (
+            lambda spec: nn.Sequential(nn.ReLU(), torch.jit.script(nn.Conv2d(4, 4, 1))),
+            "the module of mine fails: its module 1 is TorchScript, .*: return the plain module",
+        ),
+        (
+            lambda spec: torch.jit.trace(nn.Conv2d(4, 4, 1), torch.zeros(1, 4, 8, 8)),
+            "the module of mine fails: it is TorchScript, .* without torch.jit.script or torch.jit.trace",
+        ),
+        (
             lambda spec: nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1)),
             "the module of mine fails: it changes its input in place, .* inplace=False on the input",
         ),
     ],
 )
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_unusable_module_is_refused(define, factory, message):
     spec = define(factory)
     with pytest.raises(PluginError, match=f"mine/c4-4/8x8/s1/b1: .*{message}"):
         build_module(spec)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_computation_of_torchscript_is_unknown():
+    """Networks of a table are identified without building an operator."""
+    with pytest.raises(PluginError, match="its module 0 is TorchScript"):
+        describe_computation(nn.Sequential(torch.jit.script(nn.Conv2d(4, 4, 1))), (1, 4, 8, 8))
 
 
 @pytest.mark.parametrize(
