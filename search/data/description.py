@@ -22,7 +22,7 @@ from ...models.palettes import Palette, distinct_palette
 from ...models.space.settings import validate
 from ...yaml_text import parse_yaml
 from .folders.describe import FolderDescription, describe_folder
-from .folders.unread import describe_left_out, describe_loose_files
+from .folders.unread import MASKS_HINT, YOLO_FIELDS, describe_left_out, describe_loose_files
 from .labels import IGNORE
 from .layouts import (
     MAX_SHOWN,
@@ -310,6 +310,8 @@ def _read_description(path: Path) -> DatasetSpec:
     except ValueError as error:
         raise FileFormatError(f"cannot read dataset description {path}: {error}") from error
     origin = f"invalid dataset description {path}"
+    if isinstance(content, dict) and content.keys() >= YOLO_FIELDS and "splits" not in content:
+        raise FileFormatError(f"{origin}: it is YOLO's, whose labels are boxes or polygons: {MASKS_HINT}")
     complete = complete_description(content, origin)
     settings = validate(DatasetSettings, complete, origin)
     own: dict[str, Any] = dict(content) if isinstance(content, dict) else {}

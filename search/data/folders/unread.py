@@ -22,6 +22,10 @@ ANNOTATIONS = {
     ".xml": "boxes or polygons as XML (Pascal VOC, CVAT)",
 }
 """File extension of labels other than masks -> their content."""
+MASKS_HINT = "masks are needed: draw them, one PNG per image"
+"""Way out for boxes and polygons."""
+YOLO_FIELDS = frozenset({"train", "names"})
+"""Fields of a description for YOLO, which no `dataset.yaml` has."""
 MAX_FILES = 20_000
 """Number of files of a folder of unknown layout that are looked at."""
 _FORMATS = (JPEG_SUFFIXES, NETPBM_SUFFIXES, (".tif", ".tiff"))
@@ -120,7 +124,7 @@ def _list_common_annotations(folder: Path) -> list[Path]:
 
 
 def _describe_annotation(path: Path) -> str:
-    return f"{path} has {ANNOTATIONS[path.suffix.lower()]}, but masks are needed: draw them, one PNG per image"
+    return f"{path} has {ANNOTATIONS[path.suffix.lower()]}, but {MASKS_HINT}"
 
 
 def describe_loose_files(root: Path) -> str:

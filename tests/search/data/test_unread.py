@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lgc.errors import DataError, UnknownNameError
+from lgc.errors import DataError, FileFormatError, UnknownNameError
 from lgc.search.data.check import check_dataset
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
@@ -176,6 +176,15 @@ def test_annotations_are_no_masks(own: Path, file: str, content: str, is_describ
     text = rf"2 of 2 images have no label.*; own/{file} has {re.escape(content)}, but masks are needed: draw them, one"
     with pytest.raises(DataError, match=text):
         read_dataset(own).pairs("train")
+
+
+def test_yolo_descriptions_are_named(own: Path) -> None:
+    path = own / "data.yaml"
+    path.write_text("train: images/train\nval: images/val\nnc: 2\nnames: [road, sky]\n")
+    with pytest.raises(
+        FileFormatError, match=r"data\.yaml: it is YOLO's, whose labels are boxes or polygons: masks are"
+    ):
+        read_dataset(path)
 
 
 def test_masks_in_a_subfolder_are_named(own: Path) -> None:
