@@ -121,8 +121,8 @@ class SigmoidMarks(TorchFunctionMode):
 def find_activation(values: Tensor) -> str:
     """Return the activation of an output [N, C, h, w]: `softmax`, `sigmoid`; empty for logits.
 
-    Channels with the sum 1 everywhere are a softmax's. Values in 0..1 alone are no evidence, as logits may be so small:
-    a sigmoid must have computed them inside `SigmoidMarks`.
+    Channels with the sum 1 everywhere are a softmax's. Values in 0..1 alone may be logits: a sigmoid must have
+    computed them inside `SigmoidMarks`.
     """
     is_marked, values = hasattr(values, _MARK), values.detach().float()
     low, sums = float(values.min()), values.sum(1)

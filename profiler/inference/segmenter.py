@@ -33,7 +33,7 @@ ENGINE_SUFFIX = ".engine"
 """Suffix of serialised TensorRT engines."""
 ONNX_RUNTIME = "onnxruntime"
 HALF_ON_CPU = "ONNX Runtime computes it in float32 on a CPU, with weights rounded to float16"
-"""What happens to an fp16 file on a CPU."""
+"""Remark on an fp16 file on a CPU."""
 
 
 @dataclass(frozen=True)

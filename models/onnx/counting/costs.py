@@ -11,7 +11,7 @@ ones of a normalisation without parameters.
 
 A tensor of several layers is one shared parameter. But exporters and optimisers merge equal weights, those of an
 untrained network: ones, and biases of zeros. A tensor of one value therefore counts once per layer. torch's newer
-exporter also removes biases of zeros, which count as long as its notes on the nodes are there.
+exporter also removes biases of zeros, which count as long as the nodes keep its metadata.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ def _lost_bias(node: Any) -> bool:
 
 
 def _identify_layer(node: Any, tensor: Any) -> tuple[Hashable, ...]:
-    """Return what tells a node whose parameters all have one value from those of other layers: its module or itself.
+    """Return the identity of the layer of a node whose parameters all have one value: its module, or the node itself.
 
     Single values, e.g. those of an activation, and matrices of other operators than products, e.g. masks, are shared.
     """
