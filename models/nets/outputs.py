@@ -112,7 +112,7 @@ class SigmoidMarks(TorchFunctionMode):
         """Call the function, and mark its result."""
         out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        is_kept = name in _KEEPING and any(hasattr(value, _MARK) for value in tree_leaves(args))
+        is_kept = name in _KEEPING and any(hasattr(value, _MARK) for value in tree_leaves((args, kwargs)))
         if isinstance(out, Tensor) and (name in _SIGMOIDS or is_kept):
             setattr(out, _MARK, True)
         return out

@@ -15,7 +15,7 @@ from ...models.onnx.ort_probe import OrtProbe
 from ...models.onnx.signature import NCHW, ImageInput
 from .output_values import NEUTRAL_OPERATORS
 
-_PASSING = {*NEUTRAL_OPERATORS, "BatchNormalization", "Concat", "Neg", "QuantizeLinear", "Split"}
+_PASSING = {*NEUTRAL_OPERATORS, "BatchNormalization", "Clip", "Concat", "GatherND", "Neg", "QuantizeLinear", "Split"}
 """Operators of a normalisation whose further inputs, if any, are constants or the image too."""
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 """Operators of a normalisation with a constant."""

@@ -71,6 +71,10 @@ BYTES = {
     "mean": ([("Sub", ["x", "m"], ["n"])], {"m": MEANS.reshape(COLUMN)}),
     "range": ([("Div", ["x", "s"], ["n"])], {"s": 255.0}),
     "inverted": ([("Sub", ["m", "x"], ["d"]), DIVIDE], {"m": 127.0, "s": 50.0}),
+    "clipped": (
+        [("Clip", ["x", "low", "high"], ["c"]), ("Sub", ["c", "m"], ["d"]), DIVIDE],
+        {"low": 0.0, "high": 255.0, "m": 127.0, "s": 50.0},
+    ),
     "channels": per_channel(MEANS, STDS),
     "batch normalisation": batch_norm(MEANS, STDS, scale=[0.3, 1.7, -2.0], shift=0.4),
     "mean image": ([("Sub", ["x", "m"], ["n"])], {"m": MEAN_IMAGE}),
@@ -161,8 +165,9 @@ def test_other_operators_are_no_normalisation(nodes, weights, tmp_path):
         ([("Sub", ["x", "m"], ["n"])], {"m": 0.5}, ", by mean 0.5.*"),
         (*per_channel([120.0, 0.5, 0.5], [58.0, 0.25, 0.25]), ", by mean 120,0.5,0.5 and std 58,0.25,0.25 per channel"),
         ([("Mul", ["x", "ramp"], ["n"])], {"ramp": np.linspace(0.1, 1, SIZE[1])}, ""),
+        ([("Clip", ["x", "low", "high"], ["n"])], {"low": 0.0, "high": 1.0}, ""),
     ],
-    ids=["renormalisation", "half", "mixed", "ramp"],
+    ids=["renormalisation", "half", "mixed", "ramp", "clipped"],
 )
 def test_undecidable_normalisation_is_asked_for(nodes, weights, numbers, tmp_path):
     with pytest.raises(UsageError, match=f"normalises its input itself{numbers}: add --range 0..1 or 0..255, or"):
