@@ -78,7 +78,7 @@ class Folder:
         self._places = (*sys.path,)
         try:
             with current_folder():
-                self.ignore_places({*sys.path})
+                self.exclude_entries({*sys.path})
                 loader.exec_module(module)
                 self._adopt_paths()
         except BaseException:
@@ -96,7 +96,7 @@ class Folder:
             name = f"{self.package}.{name}"
         return importlib.import_module(name, package)
 
-    def ignore_places(self, places: set[str]) -> None:
+    def exclude_entries(self, places: set[str]) -> None:
         """Treat these entries of `sys.path` as others' from now on."""
         self._known |= places
 
@@ -248,7 +248,7 @@ def isolate_folders() -> Iterator[None]:
     """Undo at the end what a call of the user's code imports by way of other code, and what it adds to `sys.path`."""
     places = {*sys.path}
     for folder in _folders.values():
-        folder.ignore_places(places)
+        folder.exclude_entries(places)
     _forget_aliases()
     try:
         yield

@@ -291,10 +291,12 @@ def find_factory(run: Path, networks: Sequence[NetworkSource]) -> NetworkSource 
         return None
     places = [Path.cwd(), *run.resolve().parents]  # the folder in which the run was trained is one of these, as a rule
     paths = {(place / record.reference).resolve() for place in places}
+    end = Path(record.reference).parts
     matches = [network for network in networks if (network.kind, network.name) == ("factory", record.name)]
     for fits in (
         lambda network: network.digest == record.digest,
         lambda network: Path(network.reference).resolve() in paths,
+        lambda network: Path(network.reference).resolve().parts[-len(end) :] == end,
     ):
         matches = [network for network in matches if fits(network)] or matches
     if len({Path(network.reference).resolve() for network in matches}) > 1:

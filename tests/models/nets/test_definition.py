@@ -85,6 +85,9 @@ def test_equal_files_are_told_apart_by_path(tmp_path, monkeypatch, trained_in, r
     with pytest.raises(UsageError, match=r"'moved/net.py:build', and it is unknown which of exp1/net.py:build, exp2"):
         find_factory(run, factories)
     assert find_factory(run, factories[:1]) is factories[0]
+    change_file(run, reference="exp2/net.py:build")
+    moved = [replace(factory, text=f"project/{factory.text}") for factory in factories]
+    assert find_factory(run, moved) is moved[1]
 
 
 def test_architecture_needs_no_definition(tmp_path, mini_space):
