@@ -157,10 +157,10 @@ class Folder:
     def _is_common(self, name: str, own: ModuleSpec) -> bool:
         """Return True if the folder's code gets a module by its name as all other code does.
 
-        It is the same file, e.g. with PYTHONPATH; or an installed one, and the folder's is in a place that its code has
+        It is the same file, e.g. with PYTHONPATH; or another one, and the folder's is in a place that its code has
         appended to `sys.path`, or has no `__init__.py`, as a folder of data.
         """
-        other = _find_elsewhere(name, self._places)
+        other = _find_elsewhere(name, sys.path if own.origin is None else self._places)
         if other is None:
             return False
         if PathFinder.find_spec(f"{self.package}.{name}", self._first) is None:

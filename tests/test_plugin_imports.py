@@ -81,6 +81,8 @@ def installed(folder, monkeypatch):
     """Write modules into a place of installed ones, and others of these names into a folder `own`."""
     place = write("installed", blocks="NAME = OWN\n", images="NAME = OWN\n", unet="NAME = OWN\n", lists="NAME = OWN\n")
     write("own", blocks="NAME = OWN\n", images__photo="", unet="from unet import NAME\n", lib__lists="NAME = OWN\n")
+    write("own", photos__photo="")
+    Path("photos.py").write_text("NAME = 'current'\n")
     monkeypatch.syspath_prepend(str(place.resolve()))
 
 
@@ -90,6 +92,7 @@ def installed(folder, monkeypatch):
         ("from blocks import NAME", "own"),
         ("from importlib import import_module; NAME = import_module('blocks').NAME", "own"),
         ("from images import NAME", "installed"),
+        ("from photos import NAME", "current"),
         ("from unet import NAME", "installed"),
         (ADD_LIB.replace("ADD(", "insert(0, ").replace("import deep", "from lists import NAME"), "own"),
         (ADD_LIB.replace("ADD(", "append(").replace("import deep", "from lists import NAME"), "installed"),
