@@ -21,6 +21,9 @@ from ...models.images import IMAGENET, Normalisation
 from ...models.palettes import Palette, distinct_palette
 from ...models.space.settings import validate
 from ...yaml_text import parse_yaml
+from .codings.coding import Coding
+from .codings.evidence import gather_evidence
+from .codings.raw import pack_colours
 from .folders.describe import FolderDescription, describe_folder
 from .labels import IGNORE
 from .layouts import (
@@ -35,7 +38,6 @@ from .layouts import (
 )
 from .pairs import LabelFiles, Pair, Split, list_doubtful_turns, require_pairs
 from .patterns import FilePattern
-from .reading import Coding, pack_colours
 from .schema import (
     IGNORED,
     DatasetSettings,
@@ -176,11 +178,28 @@ class DatasetSpec:
     @cached_property
     def matched(self) -> dict[str, list[Pair]]:
         """Images of each split, perhaps without labels; errors are reported where a split is used."""
-        matched = dict[str, list[Pair]]()
+        matched = self._files
+        return {
+            name: [replace(pair, coding=self.codings[pair.coding]) for pair in pairs] for name, pairs in matched.items()
+        }
+
+    @cached_property
+    def _files(self) -> dict[str, list[Pair]]:
+        """Images of each split, whose codings have no evidence yet."""
+        files = dict[str, list[Pair]]()
         for name, split in self.splits.items():
             with suppress(LgcError, OSError):
-                matched[name] = [pair for pair, _ in split.matches]
-        return matched
+                files[name] = [pair for pair, _ in split.matches]
+        return files
+
+    @cached_property
+    def codings(self) -> dict[Coding, Coding]:
+        """Coding of each split's label files -> the same with their evidence, which is read once."""
+        paths = {files.coding: set[Path]() for split in self.splits.values() for files in split.labels}
+        for pair in chain.from_iterable(self._files.values()):
+            if pair.label is not None:
+                paths[pair.coding].add(pair.label)
+        return gather_evidence({coding: sorted(labels) for coding, labels in paths.items()})
 
     def pairs(self, split: str) -> list[Pair]:
         """Return the images and labels of a split, in the order of its list or sorted by path.
@@ -193,9 +212,9 @@ class DatasetSpec:
         if split not in self.splits:
             raise UnknownNameError("split", split, self.splits)
         try:
-            pairs = require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
+            require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
             self.splits[split].require_own_labels(self.splits.values())
-            return pairs
+            return self.matched[split]
         except OSError as error:
             raise DataError(f"cannot read the dataset folder {self.root}: {error}") from error
 
@@ -365,7 +384,6 @@ def build_spec(
     entries = settings.labels or next((files.labels for files in settings.splits.values() if files.labels), ())
     own = settings.values is not None or bool(settings.map)
     coding = _build_coding(settings, settings if own else next(iter(entries), settings))
-    kind = settings.predictions.kind or settings.kind
     return DatasetSpec(
         name=settings.name,
         root=root,
@@ -374,7 +392,7 @@ def build_spec(
         normalisation=IMAGENET if settings.normalisation is None else settings.normalisation.build(),
         splits=splits,
         values=tuple(next((v for v, c in coding.values.items() if c == i), i) for i in range(len(settings.classes))),
-        predictions="colours" if kind == "palette" else kind,
+        predictions=settings.predictions.kind or ("indices" if settings.kind == "indices" else None),
         prediction_name=settings.predictions.name,
         digest=digest,
         origin=origin,
@@ -397,7 +415,7 @@ def _build_split(
         LabelFiles(
             pattern(label.files),
             pattern(label.images) if label.images is not None else images or FilePattern(root, "**/*"),
-            _build_coding(settings, label, pattern(label.files)),
+            _build_coding(settings, label),
         )
         for label in files.labels or settings.labels or ()
     )
@@ -415,9 +433,7 @@ def _build_split(
     )
 
 
-def _build_coding(
-    settings: DatasetSettings, label: DatasetSettings | LabelSettings, files: FilePattern | None = None
-) -> Coding:
+def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSettings) -> Coding:
     """Return the coding of label files, whose own values replace the data set's."""
     names = list(settings.classes)
     own = label.values is not None
@@ -448,7 +464,7 @@ def _build_coding(
             colours[int(pack_colours(key))] = IGNORE
     meaning = label.meaning or (None if own else settings.meaning) or _describe_coding(settings, values)
     has_ranges = any(isinstance(key, ValueRange) and key.low < key.high for key, _ in mapped)
-    return Coding(meaning, values, colours, settings.kind, files, has_ranges)
+    return Coding(meaning, values, colours, settings.kind, has_ranges)
 
 
 def _describe_coding(settings: DatasetSettings, values: Mapping[int, int]) -> str:

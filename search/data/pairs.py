@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ...errors import DataError, LgcError
 from ...models.images import read_header
+from .codings.coding import Coding
 from .layouts.camvid import official_split
 from .lists import ListEntry, list_candidates, read_list
 from .patterns import FilePattern
-from .reading import Coding
 
 _SHAPE_KEEPING = (2, 3, 4)
 """EXIF orientations that keep height and width."""

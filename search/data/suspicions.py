@@ -13,9 +13,11 @@ import numpy.typing as npt
 
 from ...errors import DataError
 from ...models.images import read_pixels
+from .codings.coding import Coding
+from .codings.raw import RawLabel
 from .labels import IGNORE
 from .pairs import Pair
-from .reading import Coding, RawLabel, read_classes
+from .reading import read_classes
 
 MOSTLY, NEARLY_ALL = 0.5, 0.95
 """Shares of ignored pixels from which labels are suspicious: of values that are all train ids, and of any."""
