@@ -52,9 +52,11 @@ from .schema import (
 from .suspicions import (
     LabelSummary,
     count_remarks,
+    group_labels,
     list_few_classes,
     list_mixtures,
     list_notes,
+    list_sources,
     list_suspicions,
     read_image_remarks,
     read_summary,
@@ -154,13 +156,20 @@ class DatasetSpec:
 
     def list_suspicions(self, labels: Mapping[str, Sequence[LabelSummary]]) -> list[str]:
         """Return a warning for each sign that labels, split by split, have other values or turns than expected."""
+        together = [label for part in labels.values() for label in part]
+        suspicions = {
+            split: [text for group in group_labels(part) for text in list_suspicions(group, self.num_classes)]
+            for split, part in labels.items()
+        }
         texts = [
             f"{split}: {text}"
             for split, part in labels.items()
-            for text in (*list_suspicions(part, self.num_classes), *list_mixtures(part), *list_notes(part))
+            for text in (*suspicions[split], *list_mixtures(part), *list_notes(part))
         ]
+        if not any(suspicions.values()):
+            texts += [text for group in group_labels(together) for text in list_sources(group, self.num_classes)]
         if not (texts or self.digest):
-            texts += list_few_classes([label for part in labels.values() for label in part], self.classes)
+            texts += list_few_classes(together, self.classes)
         pairs = [pair for part in self.matched.values() for pair in part if pair.label is not None]
         texts += list_doubtful_turns(pairs[:: len(pairs) // MAX_HEADERS + 1])
         return [f"warning: {self.name}: {text}" for text in texts]

@@ -93,7 +93,23 @@ def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasse
         pixels.update(content.values)
     by_colour = contents[0].is_coloured
     _require_few(pixels, by_colour, paths[0])
-    return _number_colours(pixels, paths) if by_colour else _number_values(pixels, palette or {}, paths)
+    classes = _number_colours(pixels, paths) if by_colour else _number_values(pixels, palette or {}, paths)
+    return replace(classes, notes=(*classes.notes, *_list_sources(contents, by_colour)))
+
+
+def _list_sources(contents: Iterable[_Content], by_colour: bool) -> list[str]:
+    """Return a remark on masks of two values, one of which differs between files, as in masks of two sources."""
+    forms = [*{frozenset(content.values) for content in contents if len(content.values) > 1}]
+    if len(forms) != 2 or [len(form) for form in forms] != [2, 2] or len(forms[0] & forms[1]) != 1:
+        return []
+    first, second = sorted(forms[0] ^ forms[1])
+    if second == IGNORE and not by_colour:  # ignored, which is said
+        return []
+    names = [f"#{code:06x}" if by_colour else str(code) for code in (first, second)]
+    return [
+        f"no label holds both {names[0]} and {names[1]}: if these are one class, in masks of two sources, join them by "
+        "`map`"
+    ]
 
 
 def _limit_classes(contents: Iterable[_Content]) -> Iterator[_Content]:
