@@ -97,7 +97,7 @@ class DatasetSpec:
         palette: Colour of each class, 0..255.
         normalisation: Normalisation of the network's input.
         splits: Name -> files of the split.
-        values: Label value of each class, for prediction files.
+        values: Split -> label value of each class in prediction files.
         predictions: Kind of prediction files, `indices` or `colours`; None for that of the label files.
         prediction_name: Name of a prediction's file with `{stem}` for the image's stem; None for the label's name.
         own_splits: Names of the splits that its own description has, which must have images.
@@ -112,7 +112,7 @@ class DatasetSpec:
     palette: Palette
     normalisation: Normalisation
     splits: Mapping[str, Split]
-    values: tuple[int, ...]
+    values: Mapping[str, tuple[int, ...]]
     predictions: str | None = "indices"
     prediction_name: str | None = None
     own_splits: tuple[str, ...] = ()
@@ -390,9 +390,6 @@ def build_spec(
             share = (start, min(start + files.share, 1.0))
             start = share[1]
         splits[name] = _build_split(settings, name, files, root, share)
-    entries = settings.labels or next((files.labels for files in settings.splits.values() if files.labels), ())
-    own = settings.values is not None or bool(settings.map)
-    coding = _build_coding(settings, settings if own else next(iter(entries), settings))
     return DatasetSpec(
         name=settings.name,
         root=root,
@@ -400,7 +397,7 @@ def build_spec(
         palette=palette,
         normalisation=IMAGENET if settings.normalisation is None else settings.normalisation.build(),
         splits=splits,
-        values=tuple(next((v for v, c in coding.values.items() if c == i), i) for i in range(len(settings.classes))),
+        values={name: _choose_values(settings, files) for name, files in settings.splits.items()},
         predictions=settings.predictions.kind or ("indices" if settings.kind == "indices" else None),
         prediction_name=settings.predictions.name,
         digest=digest,
@@ -440,6 +437,17 @@ def _build_split(
         frames=settings.frames,
         source=None if source is None else expand(source),
     )
+
+
+def _choose_values(settings: DatasetSettings, files: SplitSettings) -> tuple[int, ...]:
+    """Return the label value of each class in the predictions of a split.
+
+    It is that of the split's own labels, else the data set's, else that of its labels, in each case of the first entry.
+    """
+    entries = files.labels or settings.labels or ()
+    own = not files.labels and (settings.values is not None or bool(settings.map))
+    values = _build_coding(settings, settings if own else next(iter(entries), settings)).values
+    return tuple(next((v for v, c in values.items() if c == i), i) for i in range(len(settings.classes)))
 
 
 def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSettings) -> Coding:

@@ -109,7 +109,11 @@ class _Pixels:
         Where the colours of palettes count, files have the labels' palette if that is the same for all, else RGB.
         """
         if spec.predictions == "indices" or not (spec.predictions or coding.is_coloured):
-            return cls(_fill(spec.values, np.uint8 if max(spec.values) < 256 else np.uint16))
+            codings = {
+                name: [spec.codings[files.coding] for files in split.labels] for name, split in spec.splits.items()
+            }
+            numbers = next(spec.values[name] for name, own in codings.items() if coding in own)
+            return cls(_fill(numbers, np.uint8 if max(numbers) < 256 else np.uint16))
         by_class = {index: colour for colour, index in [*coding.colours.items()][::-1]}
         colours = [unpack_colour(by_class[i]) if i in by_class else rgb for i, rgb in enumerate(spec.palette)]
         palettes = [*coding.evidence.palettes] if spec.predictions is None else []

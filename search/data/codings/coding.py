@@ -20,7 +20,7 @@ UNKNOWN = -1
 
 @dataclass(frozen=True, eq=False)
 class LabelEvidence:
-    """What a sample of the labels that share a coding says; without those that leave a doubt.
+    """Content of a sample of the labels that share a coding, but for those that leave a doubt.
 
     Attributes:
         kinds: Their kinds, `indices` and `colours`: of the split's own labels, else of those of all splits.
@@ -69,7 +69,7 @@ class Coding:
 
     @cached_property
     def key(self) -> tuple[object, ...]:
-        """What codings with the same meaning have in common, whatever their files and names."""
+        """Key that codings with the same meaning have in common, whatever their files and names."""
         return frozenset(self.values.items()), frozenset(self.colours.items()), self.kind, self.has_ranges
 
     @property

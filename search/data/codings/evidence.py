@@ -20,7 +20,7 @@ MAX_SAMPLED = 32
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """What a label file says about its coding.
+    """Signs of its coding in a label file.
 
     Attributes:
         path: The file.

@@ -70,6 +70,19 @@ def test_splits_of_two_kinds_are_told_apart(tmp_path: Path) -> None:
         assert read_first(data, split) == CLASSES.tolist()
 
 
+def test_predictions_have_values_of_their_split(tmp_path: Path) -> None:
+    """Labels of train hold colours, those of val ids; the data set's values are not theirs."""
+    write_files(tmp_path, {"train/a": RGB, "val/a": Image.fromarray(CLASSES * 9 + 7)})
+    labels = {"train": "labels: labels/train", "val": "labels: {files: labels/val, values: [7, 16, 25]}"}
+    splits = "".join(f"  {split}: {{{text}}}\n" for split, text in labels.items())
+    data = describe(tmp_path, f"{COLOURED}values: [3, 4, 5]\n", f"splits:\n{splits}")
+    for split, pixels in (("train", COLOURS[CLASSES]), ("val", CLASSES * 9 + 7)):
+        writer = PredictionWriter(tmp_path / split, load_dataset(data, split))
+        writer.write(0, CLASSES)
+        with Image.open(writer.paths[0]) as file:
+            assert np.asarray(file).tolist() == pixels.tolist()
+
+
 def test_other_split_decides_on_doubtful_labels(tmp_path: Path) -> None:
     """Black is the first class by index, the second by colour; all labels of val are black."""
     write_files(tmp_path, {"train/a": RGB, "val/b": Image.new("L", (3, 2))})
