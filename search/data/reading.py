@@ -111,6 +111,8 @@ def resolve_palette(raw: RawLabel, coding: Coding) -> RawLabel:
             palette = len(readings.palette)
             raise DataError(f"{raw.path} contains the value {readings.used[-1]}, its palette {palette} colours")
         kind = "indices" if raw.palette is None and not readings.has_colours else "colours"
+    elif kind == "both" and coding.evidence.kind == "colours":
+        kind = "colours"  # the same classes, whatever the bits of other labels
     elif kind is None and (readings.has_colours if coding.evidence.kind == "colours" else readings.is_grey):
         kind = coding.evidence.kind
         note = f"greys have another class by colour than by index: read as {kind}, like the other labels"

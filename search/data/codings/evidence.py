@@ -85,12 +85,13 @@ def _summarise(own: Iterable[_Content], group: Sequence[_Content], coding: Codin
     """Return the evidence of the labels `own` of a split, and of all that share their coding."""
     coloured = [content for content in group if content.kind == "colours"]
     are_greys = coding.has_values_only and all(content.values for content in coloured)
-    by_index = [content for content in group if content.kind != "colours" or are_greys]
-    steps, values = collect_bits((content.path, content.grey_step, content.values) for content in by_index)
     kinds = [
         {"indices" if are_greys else content.kind for content in part if content.kind not in (None, "both")}
         for part in (own, group)
     ]
+    others = {"colours", None} if "colours" in kinds[1] else set()  # doubtful labels are of colours, too
+    by_index = [content for content in group if content.kind not in others]
+    steps, values = collect_bits((content.path, content.grey_step, content.values) for content in by_index)
     colours = dict[int, int]()
     for content in group:
         colours = {**content.colours, **colours}

@@ -118,6 +118,15 @@ def test_bits_differ_between_splits(tmp_path: Path) -> None:
     assert read_first(describe(tmp_path, f"{TWO}values: [0, 255]\nignore: []\n"), "val") == MASK.tolist()
 
 
+def test_bits_of_colours_are_no_doubt(tmp_path: Path) -> None:
+    """Black and white are classes, in one bit, 8 bits and three channels."""
+    mask = Image.fromarray(MASK * 255)
+    write_files(tmp_path, {"train/a": mask.convert("RGB"), "train/b": mask, "val/a": mask.convert("1")})
+    data = describe(tmp_path, "classes: {bare: [0, 0, 0], plant: [255, 255, 255]}\n")
+    pairs = [pair for split in ("train", "val") for pair in read_dataset(data).pairs(split)]
+    assert [read_label(pair.label, pair.coding).tolist() for pair in pairs] == [MASK.tolist()] * 3
+
+
 def test_palettes_differ_between_splits(tmp_path: Path) -> None:
     orders = {"train/a": COLOURS, "val/a": COLOURS[::-1]}
     write_files(tmp_path, {name: make_palette(CLASSES, palette) for name, palette in orders.items()})
