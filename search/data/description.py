@@ -21,11 +21,11 @@ from ...models.images import IMAGENET, Normalisation
 from ...models.palettes import Palette, distinct_palette
 from ...models.space.settings import validate
 from ...yaml_text import parse_yaml
+from .codings.build import build_coding, choose_values
 from .codings.coding import Coding
 from .codings.evidence import gather_evidence
-from .codings.raw import pack_colours
 from .folders.describe import FolderDescription, describe_folder
-from .labels import IGNORE
+from .folders.unread import MASKS_HINT, YOLO_FIELDS, describe_left_out, describe_loose_files
 from .layouts import (
     MAX_SHOWN,
     describe_layouts,
@@ -39,14 +39,9 @@ from .layouts import (
 from .pairs import LabelFiles, Pair, Split, list_doubtful_turns, require_pairs
 from .patterns import FilePattern
 from .schema import (
-    IGNORED,
     DatasetSettings,
-    LabelKey,
-    LabelSettings,
     LayoutSettings,
     SplitSettings,
-    ValueRange,
-    format_values,
     subtract_keys,
 )
 from .suspicions import (
@@ -75,6 +70,11 @@ MAX_NAMES = 8
 """Number of classes in `DatasetSpec.summary`."""
 UNION_SPLIT, UNITED_SPLITS = "trainval", frozenset({"train", "val"})
 """Split that has the images of two others."""
+SPLIT_HINT = (
+    "declare it in a dataset.yaml, with files of its own or a share of the images, e.g. "
+    "`splits: {train: {share: 0.8}, val: {share: 0.2}}` (docs/datasets.md)"
+)
+"""Way out for a split that a dataset does not have."""
 MAX_HEADERS = 2000
 """Number of images whose headers it reads."""
 YAML_SUFFIXES = (".yaml", ".yml", ".json")
@@ -152,7 +152,17 @@ class DatasetSpec:
                 missing = self.splits[split].describe_missing()
                 parts = [*([] if missing is None else [missing]), *count_remarks(remarks, len(images), "images read")]
                 texts += [f"warning: {self.name}: {split}: {text}" for text in parts]
-        return (*self.notes, *texts, *self._list_overlaps(), *self.list_suspicions(labels))
+        return (*self.notes, *self.list_left_out(), *texts, *self._list_overlaps(), *self.list_suspicions(labels))
+
+    def list_left_out(self) -> list[str]:
+        """Return a warning for each kind of files that look like images, but are not read, see `describe_left_out`."""
+        pairs = [pair for part in self.matched.values() for pair in part]
+        used = {path.with_suffix("") for pair in pairs for path in (pair.image, pair.label) if path is not None}
+        splits = [self.splits[name] for name in self.matched]
+        patterns = {s.images.text: s.images for s in splits if s.images is not None and s.listing is None}
+        notes = [text for split in splits for text in split.notes]
+        texts = [*notes, *(text for pattern in patterns.values() for text in describe_left_out(pattern, used))]
+        return [f"warning: {self.name}: {text}" for text in dict.fromkeys(texts)]
 
     def list_suspicions(self, labels: Mapping[str, Sequence[LabelSummary]]) -> list[str]:
         """Return a warning for each sign that labels, split by split, have other values or turns than expected."""
@@ -219,7 +229,7 @@ class DatasetSpec:
                 another split's image.
         """
         if split not in self.splits:
-            raise UnknownNameError("split", split, self.splits)
+            raise UnknownNameError("split", split, self.splits, SPLIT_HINT)
         try:
             require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
             self.splits[split].require_own_labels(self.splits.values())
@@ -276,7 +286,8 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
         return _open_folder(path, folder)
     more = f" and {len(entries) - MAX_SHOWN} more" if len(entries) > MAX_SHOWN else ""
     raise UnknownLayoutError(
-        f"{path} has no known layout, nor images/ with labels/: write a dataset.yaml (docs/datasets.md); "
+        f"{path} has no known layout, nor images/ with labels/: "
+        f"{describe_loose_files(path) or 'write a dataset.yaml (docs/datasets.md)'}; "
         f"{describe_layouts(path)}; the folder has {', '.join(entries[:MAX_SHOWN])}{more}"
     )
 
@@ -321,6 +332,8 @@ def _read_description(path: Path) -> DatasetSpec:
     except ValueError as error:
         raise FileFormatError(f"cannot read dataset description {path}: {error}") from error
     origin = f"invalid dataset description {path}"
+    if isinstance(content, dict) and content.keys() >= YOLO_FIELDS and "splits" not in content:
+        raise FileFormatError(f"{origin}: it is YOLO's, whose labels are boxes or polygons: {MASKS_HINT}")
     complete = complete_description(content, origin)
     settings = validate(DatasetSettings, complete, origin)
     own: dict[str, Any] = dict(content) if isinstance(content, dict) else {}
@@ -397,7 +410,7 @@ def build_spec(
         palette=palette,
         normalisation=IMAGENET if settings.normalisation is None else settings.normalisation.build(),
         splits=splits,
-        values={name: _choose_values(settings, files) for name, files in settings.splits.items()},
+        values={name: choose_values(settings, files) for name, files in settings.splits.items()},
         predictions=settings.predictions.kind or ("indices" if settings.kind == "indices" else None),
         prediction_name=settings.predictions.name,
         digest=digest,
@@ -421,7 +434,7 @@ def _build_split(
         LabelFiles(
             pattern(label.files),
             pattern(label.images) if label.images is not None else images or FilePattern(root, "**/*"),
-            _build_coding(settings, label),
+            build_coding(settings, label),
         )
         for label in files.labels or settings.labels or ()
     )
@@ -437,61 +450,3 @@ def _build_split(
         frames=settings.frames,
         source=None if source is None else expand(source),
     )
-
-
-def _choose_values(settings: DatasetSettings, files: SplitSettings) -> tuple[int, ...]:
-    """Return the label value of each class in the predictions of a split.
-
-    It is that of the split's own labels, else the data set's, else that of its labels, in each case of the first entry.
-    """
-    entries = files.labels or settings.labels or ()
-    own = not files.labels and (settings.values is not None or bool(settings.map))
-    values = _build_coding(settings, settings if own else next(iter(entries), settings)).values
-    return tuple(next((v for v, c in values.items() if c == i), i) for i in range(len(settings.classes)))
-
-
-def _build_coding(settings: DatasetSettings, label: DatasetSettings | LabelSettings) -> Coding:
-    """Return the coding of label files, whose own values replace the data set's."""
-    names = list(settings.classes)
-    own = label.values is not None
-    keys = label.values if own else settings.values
-    mapped = () if own else settings.map
-    ignored = label.ignore if label.ignore is not None else settings.ignore
-    values = dict[int, int]()
-    if keys is not None:
-        values = dict(zip(_expand(keys), range(len(names)), strict=True))
-    for key, name in mapped:
-        if isinstance(key, ValueRange):
-            values |= dict.fromkeys(key.values, IGNORE if name == IGNORED else names.index(name))
-    if all(number == IGNORE for number in values.values()):
-        values = {index: index for index in range(len(names))} | values
-    pairs = [(colour, index) for index, colour in enumerate(settings.classes.values()) if colour is not None]
-    pairs += [
-        (key, IGNORE if name == IGNORED else names.index(name))
-        for key, name in mapped
-        if not isinstance(key, ValueRange)
-    ]
-    colours = {int(pack_colours(colour)): index for colour, index in pairs}
-    # A label entry's own values are not ignored because the data set ignores them.
-    keeps_values = ignored is None or (own and label.ignore is None)
-    for key in (ValueRange(IGNORE, IGNORE),) if ignored is None else ignored:
-        if isinstance(key, ValueRange):
-            values |= {value: IGNORE for value in key.values if not (keeps_values and value in values)}
-        else:
-            colours[int(pack_colours(key))] = IGNORE
-    meaning = label.meaning or (None if own else settings.meaning) or _describe_coding(settings, values)
-    has_ranges = any(isinstance(key, ValueRange) and key.low < key.high for key, _ in mapped)
-    return Coding(meaning, values, colours, settings.kind, has_ranges)
-
-
-def _describe_coding(settings: DatasetSettings, values: Mapping[int, int]) -> str:
-    """Return the name of label values in messages."""
-    kinds = [f"label values {format_values(values)}"] if settings.kind in (None, "indices") else []
-    if settings.kind != "indices" and None not in settings.classes.values():
-        kinds.append("the colours of the classes")
-    return " or ".join(kinds)
-
-
-def _expand(keys: Sequence[LabelKey]) -> list[int]:
-    """Return the label values of a sequence of ranges."""
-    return [value for key in keys if isinstance(key, ValueRange) for value in key.values]

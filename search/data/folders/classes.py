@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -24,8 +24,10 @@ MAX_LIKELY = 64
 """Number of classes above which labels may have been resized or compressed."""
 RARE_SHARE, MIN_RARE = 0.005, 3
 """Share of the pixels below which a class is rare; number of rare classes, and half of all, that may be mixtures."""
-MIN_GREY = 64
-"""Label value from which few classes look like greys, of which 255 is one."""
+MIN_GREY = 0.25
+"""Label value from which few classes look like greys, as a share of the value for void."""
+DEEP_IGNORE = 65535
+"""Label value of 16 bits that stands for void, as 255 of 8 bits does."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +96,18 @@ def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasse
     by_colour = contents[0].is_coloured
     _require_few(pixels, by_colour, paths[0])
     classes = _number_colours(pixels, paths) if by_colour else _number_values(pixels, palette or {}, paths)
-    return replace(classes, notes=(*classes.notes, *_list_sources(contents, by_colour)))
+    return replace(classes, notes=(*classes.notes, *_list_sources(contents, classes.fields.get("ignore", ()))))
 
 
-def _list_sources(contents: Iterable[_Content], by_colour: bool) -> list[str]:
+def _list_sources(contents: Sequence[_Content], ignored: Collection[int]) -> list[str]:
     """Return a remark on masks of two values, one of which differs between files, as in masks of two sources."""
     forms = [*{frozenset(content.values) for content in contents if len(content.values) > 1}]
     if len(forms) != 2 or [len(form) for form in forms] != [2, 2] or len(forms[0] & forms[1]) != 1:
         return []
     first, second = sorted(forms[0] ^ forms[1])
-    if second == IGNORE and not by_colour:  # ignored, which is said
+    if second in ignored:  # which is said
         return []
-    names = [f"#{code:06x}" if by_colour else str(code) for code in (first, second)]
+    names = [f"#{code:06x}" if contents[0].is_coloured else str(code) for code in (first, second)]
     return [
         f"no label holds both {names[0]} and {names[1]}: if these are one class, in masks of two sources, join them by "
         "`map`"
@@ -230,8 +232,11 @@ def _number_colours(pixels: Mapping[int, int], paths: list[Path]) -> CollectedCl
 
 def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths: list[Path]) -> CollectedClasses:
     values = sorted(pixels)
-    ignored = IGNORE in values and values != [0, IGNORE]
-    classes = [value for value in values if not (ignored and value == IGNORE)]
+    classes, ignored = list(values), list[int]()
+    for void in (DEEP_IGNORE, IGNORE):
+        if void in classes and classes != [0, void]:
+            classes.remove(void)
+            ignored.append(void)
     _require_several(classes, paths)
     names = {value: f"value {value}" for value in classes}
     coloured = all(value in palette for value in classes)
@@ -241,19 +246,19 @@ def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths:
         if coloured
         else [*names.values()],
         "values": classes,
-        "ignore": [IGNORE] if ignored else [],
+        "ignore": sorted(ignored),
     }
     notes = _list_doubts(pixels, classes)
-    if ignored:
-        share = 100 * pixels[IGNORE] / sum(pixels.values())
-        notes.append(f"label value 255 is ignored, {share:.1f} % of the pixels")
-        if classes[-1] >= max(MIN_GREY, 2 * len(classes)):
+    for void in ignored:
+        share = 100 * pixels[void] / sum(pixels.values())
+        notes.append(f"label value {void} is ignored, {share:.1f} % of the pixels")
+        if MIN_GREY * void < classes[-1] < void and classes[-1] >= 2 * len(classes):
             notes.append(
-                f"{len(classes)} label values up to {classes[-1]} look like greys: if 255 is a class too, add it and "
-                "write `ignore: []`; if the others are its edges, the labels were resized or compressed"
+                f"{len(classes)} label values up to {classes[-1]} look like greys: if {void} is a class too, add it "
+                "and write `ignore: []`; if the others are its edges, the labels were resized or compressed"
             )
-    if values[-1] > IGNORE:
-        notes.append(f"label values up to {values[-1]}: if they number objects, join those of a class by `map`")
+    if classes[-1] > IGNORE and classes != [0, DEEP_IGNORE]:
+        notes.append(f"label values up to {classes[-1]}: if they number objects, join those of a class by `map`")
     return CollectedClasses(fields, f"of label values {format_values(classes)} in {len(paths)} labels", tuple(notes))
 
 
