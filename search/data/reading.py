@@ -23,8 +23,6 @@ from .codings.raw import (
 )
 from .labels import IGNORE, LabelMap
 
-__all__ = ["Coding", "decode_values", "read_classes", "read_label", "resolve_palette"]
-
 _MAX_SHOWN = 6
 """Number of values in a message."""
 
