@@ -157,13 +157,12 @@ class ChannelArgMax(nn.Module):
 
 def _conv(layer: recipe.Conv, *, bias: bool) -> nn.Conv2d:
     """Return the convolution, padded so that only the stride changes the size."""
-    height, width = layer.kernel_size
     return nn.Conv2d(
         layer.c_in,
         layer.c_out,
-        (height, width),
+        layer.kernel_size,
         stride=layer.stride,
-        padding=(layer.dilation * (height // 2), layer.dilation * (width // 2)),
+        padding=layer.padding,
         dilation=layer.dilation,
         groups=layer.groups,
         bias=bias,
@@ -181,7 +180,7 @@ def _layer(layer: recipe.Layer) -> nn.Module:
         case recipe.Residual():
             return ResidualBlock(_chain(layer.layers))
         case recipe.MaxPool():
-            return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.kernel // 2)
+            return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.padding)
         case recipe.Resize():
             return BilinearResize(layer)
         case recipe.Add():
