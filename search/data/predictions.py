@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .labels import LabelMap
     from .pairs import Pair
 
-MAX_SAMPLED = 16
+MAX_COLOUR_SAMPLES = 16
 """Number of labels that are read to see whether their colours count."""
 
 
@@ -159,7 +159,7 @@ def _sample_labels(spec: DatasetSpec) -> list[tuple[RawLabel, RawLabel]]:
     """Return a few labels of all splits as they are on disk, and as they are read, by index or by colour."""
     pairs = [(pair.label, pair) for pairs in spec.matched.values() for pair in pairs if pair.label is not None]
     labels = list[tuple[RawLabel, RawLabel]]()
-    for label, pair in pairs[:: len(pairs) // MAX_SAMPLED + 1]:
+    for label, pair in pairs[:: len(pairs) // MAX_COLOUR_SAMPLES + 1]:
         with suppress(DataError):  # reported where it is used
             raw = read_raw_label(label, pair.image)
             labels.append((raw, resolve_palette(raw, pair.coding)))
