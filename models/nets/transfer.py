@@ -138,11 +138,7 @@ def transfer_weights(
             f"{stored.path} has weights of another network: only {len(same)} of its {len(tensors)} tensors fit the "
             f"{len(shapes)} of this one; train with --init scratch"
         )
-    needed: dict[str, set[str]] = {}
-    for name in shapes:
-        if get_module(name) not in classifiers:
-            needed.setdefault(get_part(name), set()).add(name)
-    whole = {part for part, names in needed.items() if names <= same}
+    whole = _list_whole_parts((name for name in shapes if get_module(name) not in classifiers), same, get_part)
     copied = {
         name: renamed[name]
         for name in own  # counters of batch normalisations may be missing
@@ -157,6 +153,14 @@ def transfer_weights(
     unused = sum(tensor.is_floating_point() for tensor in tensors.values())
     unused -= len(set(loaded) - tied.keys())
     return Transfer(stored, loaded, random, classifiers, unused, removed, added)
+
+
+def _list_whole_parts(names: Iterable[str], fitting: set[str], get_part: PartOf) -> set[str]:
+    """Return the parts of the network all of whose tensors fit."""
+    needed: dict[str, set[str]] = {}
+    for name in names:
+        needed.setdefault(get_part(name), set()).add(name)
+    return {part for part, own in needed.items() if own <= fitting}
 
 
 def _find_tied(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
