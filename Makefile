@@ -35,6 +35,7 @@ bench-latency: $(VENV)/.test
 	$(BENCH).latency.run --device cpu --out docs/benchmarks
 	$(BENCH).latency.run --device cpu --protocol --out docs/benchmarks
 	$(BENCH).latency.operators --device cpu --out docs/benchmarks
+	$(BENCH).latency.supernet --out docs/benchmarks
 
 bench-search: $(VENV)/.test
 	$(BENCH).search.run --out docs/benchmarks

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
+import os
 import re
-import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .images import IMAGE_FOLDER, IMAGE_SUFFIXES, LABEL_ENDINGS, LABEL_FOLDERS, SYSTEM_NAMES, decode_image
+from .images import (
+    IMAGE_FOLDER,
+    IMAGE_SUFFIXES,
+    LABEL_ENDINGS,
+    LABEL_FOLDERS,
+    SYSTEM_NAMES,
+    OnRemark,
+    decode_image,
+    ignore_remark,
+)
 
 MAX_LABEL_COLOURS, LABEL_SHARE = 64, 0.98
 """The most frequent colours of a label map, and their share of its pixels; the rest are blurred borders."""
@@ -29,6 +39,21 @@ MAX_FOLDERS = 4
 
 Relation = tuple[Path, str, str, str]
 """Folder of a file, its extension, and what its stem has before and after that of another image, digits as 0."""
+
+
+@dataclass(frozen=True)
+class FolderEntry:
+    """File below a folder, or a subfolder or link that cannot be read.
+
+    Attributes:
+        path: Its path.
+        problem: Error message; empty for a file.
+        is_link: True for a broken link.
+    """
+
+    path: Path
+    problem: str = ""
+    is_link: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,8 +81,12 @@ class FolderListing:
             raise DataError(f"{reason}{hint}")
 
 
-def list_images(path: Path) -> list[Path]:
+def list_images(path: Path, on_remark: OnRemark = ignore_remark) -> list[Path]:
     """Return `path` if it is a file; else the visible images in that folder and its subfolders, sorted by path.
+
+    Args:
+        path: File or folder.
+        on_remark: Receives a remark on each broken link that is not called like an image.
 
     Raises:
         DataError: `path` does not exist, a folder cannot be read, or there are no images.
@@ -65,16 +94,16 @@ def list_images(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     listing = list_folder(path)
-    for message in listing.errors.values():
-        raise DataError(message)
     listing.require_images()
+    for file, message in listing.errors.items():
+        if not file.is_symlink() or file.exists():
+            raise DataError(message)
+        on_remark(message)
     return listing.images
 
 
 def list_folder(folder: Path) -> FolderListing:
-    """List a folder and its subfolders, through links, except links to a folder that contains them.
-
-    Hidden files and `SYSTEM_NAMES` are not listed.
+    """List a folder and its subfolders, see `walk_folder`.
 
     Raises:
         DataError: The folder does not exist.
@@ -82,39 +111,61 @@ def list_folder(folder: Path) -> FolderListing:
     if not folder.is_dir():
         raise DataError(f"no such file or folder: {folder}")
     listing = FolderListing(folder)
-    _scan(folder, frozenset(), listing)
+    for entry in sorted(walk_folder(folder), key=lambda entry: entry.path):
+        is_image = entry.path.suffix.lower() in IMAGE_SUFFIXES
+        if entry.problem and not (is_image and entry.is_link):  # the error of an image is that of reading it
+            listing.errors[entry.path] = entry.problem
+        else:
+            (listing.images if is_image else listing.others).append(entry.path)
     return listing
 
 
-def _scan(folder: Path, parents: frozenset[tuple[int, int]], listing: FolderListing) -> None:
-    """List the content of a folder; `parents` are device and inode of the folders above it."""
+def walk_folder(folder: Path, depth: float = math.inf) -> Iterator[FolderEntry]:
+    """Yield the files in a folder, and in subfolders up to a depth; and subfolders and links that cannot be read.
+
+    Links are followed, except to a folder that contains them. Hidden files and `SYSTEM_NAMES` are left out, as is a
+    folder that does not exist. The order is arbitrary.
+    """
+    yield from _walk(folder, depth, ())
+
+
+def _walk(folder: Path, depth: float, parents: tuple[os.stat_result, ...]) -> Iterator[FolderEntry]:
+    """Yield the content of a folder; `parents` are the folders above it."""
     try:
         status = folder.stat()
-        identity = (status.st_dev, status.st_ino)
-        if identity in parents:
+        if any(os.path.samestat(status, parent) for parent in parents):
             return
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        listing.errors[folder] = f"cannot read the folder {folder}: {error.strerror}"
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not _is_hidden(entry.name)]
+    except (FileNotFoundError, NotADirectoryError):
         return
-    for path in entries:
-        if path.name.startswith(".") or path.name.lower() in SYSTEM_NAMES:
-            continue
-        is_image = path.suffix.lower() in IMAGE_SUFFIXES
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            if is_image:  # its error is that of reading it
-                listing.images.append(path)
-            else:
-                is_broken = error.errno == errno.ENOENT and path.is_symlink()
-                reason = f"broken link to {path.readlink()}" if is_broken else error.strerror
-                listing.errors[path] = f"cannot read {path}: {reason}"
-            continue
-        if stat.S_ISDIR(mode):
-            _scan(path, parents | {identity}, listing)
-        elif stat.S_ISREG(mode):
-            (listing.images if is_image else listing.others).append(path)
+    except OSError as error:
+        yield FolderEntry(folder, f"cannot read the folder {folder}: {error.strerror}")
+        return
+    for entry in visible:
+        path = folder / entry.name
+        problem = _describe_broken_link(path) if entry.is_symlink() else ""
+        if problem:
+            yield FolderEntry(path, problem, is_link=True)
+        elif entry.is_file():
+            yield FolderEntry(path)
+        elif entry.is_dir() and depth > 0:
+            yield from _walk(path, depth - 1, (*parents, status))
+
+
+def _is_hidden(name: str) -> bool:
+    """Return True for the name of a file or folder that is never listed."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def _describe_broken_link(path: Path) -> str:
+    """Return the error of a link that leads nowhere; empty for others."""
+    try:
+        path.stat()
+    except OSError as error:
+        is_broken = error.errno == errno.ENOENT
+        return f"cannot read {path}: {f'broken link to {path.readlink()}' if is_broken else error.strerror}"
+    return ""
 
 
 def find_labels(folder: Path, images: Sequence[Path]) -> list[Path]:

@@ -53,8 +53,23 @@ def list_pixel_scales(mean: Iterable[float], std: Iterable[float]) -> set[float]
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """ImageNet's statistics, the default of all networks."""
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
-"""File extensions of images in a folder."""
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+"""File extensions of JPEG files; browsers save `.jfif`."""
+NETPBM_SUFFIXES = (".ppm", ".pgm", ".pbm", ".pnm")
+"""File extensions of Netpbm files."""
+LOSSY_SUFFIXES = (*JPEG_SUFFIXES, ".webp", ".avif", ".jp2", ".j2k")
+"""File extensions of formats whose compression may alter pixels."""
+IMAGE_SUFFIXES = (".png", *LOSSY_SUFFIXES, ".bmp", ".gif", *NETPBM_SUFFIXES, ".tif", ".tiff")
+"""File extensions of images in a folder, in lower case."""
+RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
+"""File extensions of cameras' raw files."""
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".tga", ".psd", ".svg", ".exr", ".hdr", ".dcm", ".npy", ".npz"),
+    *RAW_SUFFIXES,
+)
+"""File extensions of images that are not read: Pillow cannot open them, or not as RGB of 8 bits."""
+CONVERT_HINT = "convert them to JPEG or PNG"
+"""Way out for images that are not read."""
 MAX_PIXELS_VARIABLE = "LGC_MAX_PIXELS"
 """Environment variable with the largest number of pixels of an image; by default Pillow's limit, 179 million."""
 IMAGE_FOLDER, LABEL_FOLDERS = "images", ("labels", "masks", "annotations")
@@ -66,12 +81,16 @@ SYSTEM_NAMES = ("__macosx", "thumbs.db", "desktop.ini")
 
 MAX_DARK = 63
 """Largest value of an image that uses fewer than its 16 bits, e.g. the 12 bits of a camera."""
+_OPTIONAL_SUFFIXES = (".avif", ".jp2", ".j2k")
+"""File extensions of formats that some builds of Pillow cannot open."""
 _WEBP_HEAD = 64
 """Bytes of a WebP file that show its compression."""
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF files, those of BigTIFF last."""
 _SAMPLE_FORMATS = {2: " signed", 3: " float", 5: " complex", 6: " complex"}
 """Names of a TIFF file's sample formats, but for unsigned integers."""
+_DOUBTFUL_FORMATS = {"AVIF": "AVIF", "JPEG2000": "JPEG 2000"}
+"""Pillow's names of formats that have lossless forms, which their headers do not show -> names in messages."""
 PREVIEW_FORMATS = ("MPO",)
 """Formats of photographs whose further frames are previews or other views."""
 
@@ -105,7 +124,8 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         kind = _describe_tiff(path) or describe(path)
         reason = "truncated or damaged" if kind.endswith("image") else f"it is {kind}"
-        raise DataError(f"cannot read image {path}: {reason}") from error
+        is_unread = path.suffix.lower() in (*UNREAD_SUFFIXES, *_OPTIONAL_SUFFIXES)
+        raise DataError(f"cannot read image {path}: {reason}{'; convert it to JPEG or PNG' * is_unread}") from error
     except FileNotFoundError as error:
         raise DataError(f"no such file: {path}") from error
     except MemoryError as error:
@@ -177,7 +197,7 @@ class ImageHeader:
         channels: Number of channels after decoding.
         bits: Bits per channel; Pillow keeps the upper 8 of 16 where there are several channels.
         maximum: Largest value that the file can have, if Pillow spreads its values over the whole range; else None.
-        lossy: Name of the compression if it alters pixels, else None.
+        lossy: Name of the compression if it may alter pixels, else None.
     """
 
     size: tuple[int, int]
@@ -217,12 +237,14 @@ def read_header(path: Path) -> ImageHeader:
 
 
 def _find_lossy_compression(file: Image.Image, path: Path) -> str | None:
-    """Return the name of an open image's compression if it alters pixels, whatever the file's name; else None."""
+    """Return the name of an open image's compression if it may alter pixels, whatever the file's name; else None."""
     if file.format in ("JPEG", "MPO"):
         return "JPEG"
     if file.format == "WEBP":
         with path.open("rb") as content:
             return "lossy WebP" if b"VP8 " in content.read(_WEBP_HEAD) else None
+    if file.format in _DOUBTFUL_FORMATS:
+        return _DOUBTFUL_FORMATS[file.format]
     return "JPEG-compressed TIFF" if "jpeg" in str(file.info.get("compression")) else None
 
 
@@ -266,7 +288,7 @@ def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image
 
     Args:
         path: Image file. Of an animation or a file with several pages, the first frame is decoded.
-        on_remark: Receives remarks on skipped frames and damaged EXIF data.
+        on_remark: Receives remarks on skipped frames and bands, and damaged EXIF data.
 
     Raises:
         DataError: The file is missing, not an image, truncated, damaged or too large.
@@ -277,6 +299,8 @@ def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image
         frames = getattr(file, "n_frames", 1)
         if frames > 1 and file.format not in PREVIEW_FORMATS:
             on_remark(f"the first of {frames} frames or pages is used")
+        if file.format == "TIFF" and (bands := _count_tiff_bands(file)) > len(file.getbands()):
+            on_remark(f"the first {len(file.getbands())} of {bands} bands are used")
         is_deep = len(file.getbands()) > 1 and any(_has_16_bits(tile) for tile in getattr(file, "tile", ()))
         file.load()
         if is_deep:
@@ -288,6 +312,13 @@ def decode_image(path: Path, on_remark: OnRemark = ignore_remark) -> Image.Image
         except Exception:  # Pillow's parser raises errors of any class; the pixels are intact
             on_remark("damaged EXIF data: the image is not rotated")
         return file.copy()
+
+
+def _count_tiff_bands(file: Any) -> int:
+    """Return the number of bands of an open TIFF image; Pillow decodes up to four."""
+    from PIL.TiffImagePlugin import SAMPLESPERPIXEL
+
+    return int(file.tag_v2.get(SAMPLESPERPIXEL, 1))
 
 
 def _has_16_bits(tile: Any) -> bool:

@@ -199,7 +199,7 @@ def _list_images(data: Path) -> tuple[list[Path], list[Path]]:
     try:
         spec = announce_dataset(data)
     except UnknownLayoutError:
-        files = list_images(data)
+        files = list_images(data, lambda remark: say(f"skipped: {remark}"))
         if labels := find_labels(data, files):
             say(f"skipped in folder {data}, labels: {describe_files(data, labels)}")
             files = sorted({*files}.difference(labels))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ...errors import DataError, UsageError
 from ...models.image_folders import FolderListing, describe_files, find_labels, list_folder
-from ...models.images import IMAGE_SUFFIXES, check_image, read_pixels
+from ...models.images import CONVERT_HINT, IMAGE_SUFFIXES, UNREAD_SUFFIXES, check_image, read_pixels
 from ..deployment.network import Log
 from .video import VIDEO_SUFFIXES, Clip
 
@@ -188,10 +188,12 @@ def _drop_outputs(listing: FolderListing, out: Path, log: Log) -> FolderListing:
 
 
 def _describe_skipped(folder: Path, counts: Counter[str]) -> str:
-    """Return a remark on files of a folder that are not images."""
+    """Return a remark on files of a folder that are not images, or in formats that are not read."""
     kinds = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(counts.items()))
     hint = "; give videos by name" if set(counts) & set(VIDEO_SUFFIXES) else ""
-    return f"skipped in folder {folder}, not images: {kinds}{hint}"
+    if unread := sorted(set(counts) & set(UNREAD_SUFFIXES)):
+        hint += f"; {', '.join(unread)}: {CONVERT_HINT}"
+    return f"skipped in folder {folder}, {'not read' if unread else 'not images'}: {kinds}{hint}"
 
 
 def _open_clip(path: Path) -> Clip | None:

@@ -22,6 +22,7 @@ from ...models.palettes import Palette, distinct_palette
 from ...models.space.settings import validate
 from ...yaml_text import parse_yaml
 from .folders.describe import FolderDescription, describe_folder
+from .folders.unread import MASKS_HINT, YOLO_FIELDS, describe_left_out, describe_loose_files
 from .labels import IGNORE
 from .layouts import (
     MAX_SHOWN,
@@ -71,6 +72,11 @@ MAX_NAMES = 8
 """Number of classes in `DatasetSpec.summary`."""
 UNION_SPLIT, UNITED_SPLITS = "trainval", frozenset({"train", "val"})
 """Split that has the images of two others."""
+SPLIT_HINT = (
+    "declare it in a dataset.yaml, with files of its own or a share of the images, e.g. "
+    "`splits: {train: {share: 0.8}, val: {share: 0.2}}` (docs/datasets.md)"
+)
+"""Way out for a split that a dataset does not have."""
 MAX_HEADERS = 2000
 """Number of images whose headers it reads."""
 YAML_SUFFIXES = (".yaml", ".yml", ".json")
@@ -148,7 +154,17 @@ class DatasetSpec:
                 missing = self.splits[split].describe_missing()
                 parts = [*([] if missing is None else [missing]), *count_remarks(remarks, len(images), "images read")]
                 texts += [f"warning: {self.name}: {split}: {text}" for text in parts]
-        return (*self.notes, *texts, *self._list_overlaps(), *self.list_suspicions(labels))
+        return (*self.notes, *self.list_left_out(), *texts, *self._list_overlaps(), *self.list_suspicions(labels))
+
+    def list_left_out(self) -> list[str]:
+        """Return a warning for each kind of files that look like images, but are not read, see `describe_left_out`."""
+        pairs = [pair for part in self.matched.values() for pair in part]
+        used = {path.with_suffix("") for pair in pairs for path in (pair.image, pair.label) if path is not None}
+        splits = [self.splits[name] for name in self.matched]
+        patterns = {s.images.text: s.images for s in splits if s.images is not None and s.listing is None}
+        notes = [text for split in splits for text in split.notes]
+        texts = [*notes, *(text for pattern in patterns.values() for text in describe_left_out(pattern, used))]
+        return [f"warning: {self.name}: {text}" for text in dict.fromkeys(texts)]
 
     def list_suspicions(self, labels: Mapping[str, Sequence[LabelSummary]]) -> list[str]:
         """Return a warning for each sign that labels, split by split, have other values or turns than expected."""
@@ -191,7 +207,7 @@ class DatasetSpec:
                 another split's image.
         """
         if split not in self.splits:
-            raise UnknownNameError("split", split, self.splits)
+            raise UnknownNameError("split", split, self.splits, SPLIT_HINT)
         try:
             pairs = require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
             self.splits[split].require_own_labels(self.splits.values())
@@ -248,7 +264,8 @@ def read_dataset(data: str | os.PathLike[str]) -> DatasetSpec:
         return _open_folder(path, folder)
     more = f" and {len(entries) - MAX_SHOWN} more" if len(entries) > MAX_SHOWN else ""
     raise UnknownLayoutError(
-        f"{path} has no known layout, nor images/ with labels/: write a dataset.yaml (docs/datasets.md); "
+        f"{path} has no known layout, nor images/ with labels/: "
+        f"{describe_loose_files(path) or 'write a dataset.yaml (docs/datasets.md)'}; "
         f"{describe_layouts(path)}; the folder has {', '.join(entries[:MAX_SHOWN])}{more}"
     )
 
@@ -293,6 +310,8 @@ def _read_description(path: Path) -> DatasetSpec:
     except ValueError as error:
         raise FileFormatError(f"cannot read dataset description {path}: {error}") from error
     origin = f"invalid dataset description {path}"
+    if isinstance(content, dict) and content.keys() >= YOLO_FIELDS and "splits" not in content:
+        raise FileFormatError(f"{origin}: it is YOLO's, whose labels are boxes or polygons: {MASKS_HINT}")
     complete = complete_description(content, origin)
     settings = validate(DatasetSettings, complete, origin)
     own: dict[str, Any] = dict(content) if isinstance(content, dict) else {}

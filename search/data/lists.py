@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import DataError
@@ -12,17 +13,33 @@ from .patterns import LABEL_SUFFIXES, FilePattern
 
 ListEntry = tuple[Path, str | None]
 """An image, and the name of its label if the list has one."""
+_NUMBERS = re.compile(r"((\s*,\s*|\s+)-?\d+(\.\d+)?)+")
+"""Columns of numbers behind an image, e.g. the ids of its class and species."""
 _GAP = re.compile(r"\s*,\s*|\s+")
 """Separator of an image and its label."""
 _SECOND_PATH = re.compile(r"[\s,]/")
 """Begin of a second absolute path in a line."""
 
 
-def read_list(listing: Path, root: Path, images: FilePattern | None) -> list[ListEntry]:
+@dataclass(frozen=True)
+class ImageList:
+    """Content of a list file.
+
+    Attributes:
+        entries: The images in the order of the lines.
+        notes: Parts of the lines that are not read, a phrase each.
+    """
+
+    entries: list[ListEntry]
+    notes: tuple[str, ...] = ()
+
+
+def read_list(listing: Path, root: Path, images: FilePattern | None) -> ImageList:
     """Return the images in a list file, each with its label's name if the line has one.
 
     A line has an image, by path or by name, and optionally its label, separated by whitespace or a comma. The
-    suffix of an image may be left out where no label follows. Empty lines and lines that start with # are skipped.
+    suffix of an image may be left out where no label follows. Empty lines and lines that start with # are skipped, and
+    columns of numbers behind an image are not read.
 
     Args:
         listing: List file.
@@ -40,11 +57,18 @@ def read_list(listing: Path, root: Path, images: FilePattern | None) -> list[Lis
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {listing} as a list of images: {error}") from error
     entries: dict[Path, str | None] = {}
+    numbered = list[str]()
     for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         if not line or line.startswith("#"):
             continue
         where = f"{listing}, line {number}"
         paths, label = _parse_line(line, root, images)
+        numbers = next((match for match in _NUMBERS.finditer(line) if match.end() == len(line)), None)
+        if numbers is not None and (label or not paths):
+            stripped = _parse_line(line[: numbers.start()], root, images)
+            if stripped[0]:
+                paths, label = stripped
+                numbered.append(line)
         if not paths:
             hint = "; before a label, an image needs its suffix" if _GAP.search(line) else ""
             raise DataError(f"{where}: no image {line!r} in {images.folder if images else root}{hint}")
@@ -53,7 +77,9 @@ def read_list(listing: Path, root: Path, images: FilePattern | None) -> list[Lis
         if paths[0] in entries:
             raise DataError(f"{where}: duplicate image {line!r}")
         entries[paths[0]] = label
-    return list(entries.items())
+    note = f"{listing.name}: numbers behind {len(numbered)} of {len(entries)} images are not read"
+    notes = (f"{note}, e.g. {numbered[0]!r}",) if numbered else ()
+    return ImageList(list(entries.items()), notes)
 
 
 def list_candidates(name: str, root: Path, folder: Path) -> list[Path]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ...errors import DataError, LgcError
 from ...models.images import read_header
+from .folders.unread import describe_annotations, describe_left_out
 from .layouts.camvid import official_split
-from .lists import ListEntry, list_candidates, read_list
+from .lists import ImageList, ListEntry, list_candidates, read_list
 from .patterns import FilePattern
 from .reading import Coding
 
@@ -111,11 +112,12 @@ class Split:
         Raises:
             DataError: The list has an error.
         """
-        if self.listing is not None:
-            return read_list(self.listing, self.root, self.images)
+        if self._list is not None:
+            return self._list.entries
         if self.images is None or (self.lists and self.frames is None):
             return []
-        images = self.images.list_files()
+        owned = {*self._labels_among_images}
+        images = [image for image in self._files if image not in owned]
         if self.frames is not None:
             splits = [FRAME_RULES[self.frames](image.stem) for image in images]
             images = [] if None in splits else [i for i, own in zip(images, splits, strict=True) if own == self.name]
@@ -123,6 +125,45 @@ class Split:
             first, last = self.share
             images = [image for image in images if first <= self._draw(image) < last]
         return [(image, None) for image in images]
+
+    @cached_property
+    def _list(self) -> ImageList | None:
+        """Content of the list file; None if there is none."""
+        return None if self.listing is None else read_list(self.listing, self.root, self.images)
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        """Files that match the pattern of the images; none without a pattern."""
+        return [] if self.images is None else self.images.list_files()
+
+    @cached_property
+    def _labels_among_images(self) -> list[Path]:
+        """Labels that the pattern of the images matches too, e.g. `x_mask.tif` of `*.tif`; sorted by path."""
+        if self.images is None:
+            return []
+        folder = self.images.folder
+        near = [files for files in self.labels if _contains(folder, files.files.folder)]
+        return [path for path in self._files if any(self._is_label(path, files) for files in near)] if near else []
+
+    def _is_label(self, path: Path, files: LabelFiles) -> bool:
+        """Return True for the label of another image, which exists."""
+        texts = files.files.match(path) if files.files.selects(path) else None
+        if texts is None or len(texts) != files.images.num_wildcards:
+            return False
+        return any(image != path and image.is_file() for image in files.images.fill(texts))
+
+    @property
+    def notes(self) -> list[str]:
+        """Files and parts of lists that are not read as images, a phrase each.
+
+        Raises:
+            DataError: The list has an error.
+        """
+        if self._list is not None:
+            return [*self._list.notes]
+        labels = self._labels_among_images if self.entries else []
+        text = f"labels are among the files of {self.images}, not read as images: {len(labels)}"
+        return [f"{text}, e.g. {labels[0].name}"] if labels else []
 
     def _draw(self, image: Path) -> float:
         """Return the number in 0..1 of an image, which follows from its name alone: further images move none."""
@@ -153,7 +194,11 @@ class Split:
             return None
         image, path = missing[0]
         noun, verb = "image" if images == 1 else "images", "has" if len(missing) == 1 else "have"
-        return f"{len(missing)} of {images} {noun} {verb} no label; the first is {image}: no such file: {path}"
+        problem = f"{len(missing)} of {images} {noun} {verb} no label; the first is {image}: no such file: {path}"
+        hint = describe_annotations(image, path)
+        if not hint and len(missing) < images:
+            hint = "add masks, of background alone for images without objects, or leave images out by a list"
+        return f"{problem}; {hint}" if hint else problem
 
     @cached_property
     def matches(self) -> list[Match]:
@@ -206,7 +251,7 @@ class Split:
         """Return True if labels of this split and of another one may be in the same folder."""
         folders = [files.files.folder for files in self.labels]
         others = [files.files.folder for files in other.labels]
-        return any(a.is_relative_to(b) or b.is_relative_to(a) for a in folders for b in others)
+        return any(_contains(a, b) for a in folders for b in others)
 
     def _list_candidates(self, image: Path, name: str | None) -> Sequence[tuple[Path, Coding]]:
         """Return the possible labels of an image; `name` is that of a list."""
@@ -233,8 +278,12 @@ class Split:
         )
 
     def _has_known_frames(self) -> bool:
-        images = self.images.list_files() if self.images is not None else []
-        return bool(images) and all(FRAME_RULES[str(self.frames)](image.stem) for image in images)
+        return bool(self._files) and all(FRAME_RULES[str(self.frames)](image.stem) for image in self._files)
+
+
+def _contains(folder: Path, other: Path) -> bool:
+    """Return True if one of two folders is in the other, or they are equal."""
+    return folder.is_relative_to(other) or other.is_relative_to(folder)
 
 
 def require_pairs(pairs: list[Pair], split: Split, splits: Iterable[Split]) -> list[Pair]:
@@ -245,9 +294,10 @@ def require_pairs(pairs: list[Pair], split: Split, splits: Iterable[Split]) -> l
     """
     if not pairs:
         available = ", ".join(other.name for other in splits if other.exists()) or "none"
+        hints = [] if split.images is None or split.lists else describe_left_out(split.images)
         raise DataError(
             f"{split.root} has no {split.name} images: {split.describe()} is missing or empty "
-            f"(available splits: {available})"
+            f"(available splits: {available}){''.join(f'; {hint}' for hint in hints)}"
         )
     return pairs
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError
-from ...models.images import IMAGE_SUFFIXES
+from ...models.image_folders import FolderEntry, walk_folder
+from ...models.images import IMAGE_SUFFIXES, LOSSY_SUFFIXES
 
-_LOSSY = (".webp", ".jpg", ".jpeg")
 _SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
-LABEL_SUFFIXES = tuple(sorted(_SUFFIXES, key=lambda suffix: suffix.lower() in _LOSSY))
+LABEL_SUFFIXES = tuple(sorted(_SUFFIXES, key=lambda suffix: suffix.lower() in LOSSY_SUFFIXES))
 """File extensions of labels whose pattern leaves them open: `.png` first, those that may alter values last."""
 _WILDCARD = re.compile(r"((?:^|(?<=/))\*\*/|\*)")
 
@@ -79,33 +78,36 @@ class FilePattern:
         Raises:
             DataError: A folder cannot be read.
         """
-        return sorted(path for path in self._list_below(self.folder) if self.match(path) is not None)
+        return sorted(entry.path for entry in self.walk() if not entry.problem and self.selects(entry.path))
 
-    def _list_below(self, folder: Path, above: tuple[os.stat_result, ...] = ()) -> Iterator[Path]:
-        """Yield the visible images in a folder, and below it as deep as the pattern goes.
+    def has_files(self) -> bool:
+        """Return True if there is a matching image, see `list_files`."""
+        return any(not entry.problem and self.selects(entry.path) for entry in self.walk())
 
-        Links are followed, but not back to one of the folders `above`.
+    def walk(self) -> Iterator[FolderEntry]:
+        """Yield the visible files in the folder, and below it as deep as the pattern goes, and broken links.
+
+        Raises:
+            DataError: A folder cannot be read.
         """
-        try:
-            status = folder.stat()
-            if any(os.path.samestat(status, other) for other in above):
-                return
-            with os.scandir(folder) as entries:
-                visible = [entry for entry in entries if not entry.name.startswith(".")]
-            # An entry raises an error if its link leads to itself; a path is neither a file nor a folder then.
-            items = [folder / entry.name if entry.is_symlink() else entry for entry in visible]
-            files = [item.name for item in items if self._is_image(item.name) and item.is_file()]
-            folders = [item.name for item in items if item.is_dir()] if len(above) < self._depth else []
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except OSError as error:
-            raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
-        yield from (folder / name for name in files)
-        for name in folders:
-            yield from self._list_below(folder / name, (*above, status))
+        for entry in walk_folder(self.folder, self._depth):
+            if entry.problem and not entry.is_link:
+                raise DataError(entry.problem)
+            yield entry
 
-    def _is_image(self, name: str) -> bool:
-        return not self.any_suffix or name.lower().endswith(IMAGE_SUFFIXES)
+    def selects(self, path: Path) -> bool:
+        """Return True if a file matches and has the suffix of an image, or the pattern's own."""
+        is_image = not self.any_suffix or path.suffix.lower() in IMAGE_SUFFIXES
+        return is_image and self.match(path) is not None
+
+    def matches_stem(self, path: Path) -> bool:
+        """Return True if a file matches, whatever its suffix."""
+        suffix = "" if self.any_suffix else PurePosixPath(self.text).suffix
+        return self.match(path.with_suffix(suffix) if suffix else path) is not None
+
+    def reaches(self, path: Path) -> bool:
+        """Return True if matching files may be below a path in the pattern's folder."""
+        return len(path.relative_to(self.folder).parts) <= self._depth
 
     def match(self, path: Path) -> tuple[str, ...] | None:
         """Return the text of each wildcard in a path below the root; None if it does not match."""

@@ -8,12 +8,12 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from .pages import ROOT, code_blocks
+
 RECIPES = {
     text.split("\n", 1)[0]: text
     for text in re.split(
@@ -34,10 +34,6 @@ MIN_PASSED = {
 """Minimum number of conformance tests per recipe."""
 
 
-def code_blocks(recipe: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", RECIPES[recipe], re.MULTILINE | re.DOTALL)
-
-
 def test_all_recipes_are_listed():
     assert set(RECIPES) == set(MIN_PASSED)
 
@@ -45,9 +41,9 @@ def test_all_recipes_are_listed():
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_passes_its_conformance_tests(recipe, tmp_path):
-    codes = [*code_blocks(recipe, "yaml"), *code_blocks(recipe, "python")]
+    codes = [*code_blocks("yaml", RECIPES[recipe]), *code_blocks("python", RECIPES[recipe])]
     blocks = [(re.match(r"# (\S+\.(py|yaml))\n", code)[1], code) for code in codes]
-    (command,) = code_blocks(recipe, "sh")
+    (command,) = code_blocks("sh", RECIPES[recipe])
     (tmp_path / "recipe.json").write_text(json.dumps(blocks))
     options = ["-p", "recipe_plugin", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "pytest")]
     program, *arguments = shlex.split(command)
@@ -66,7 +62,7 @@ def test_recipe_passes_its_conformance_tests(recipe, tmp_path):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_is_well_formed(recipe, tmp_path):
-    for number, code in enumerate(code_blocks(recipe, "python")):
+    for number, code in enumerate(code_blocks("python", RECIPES[recipe])):
         path = tmp_path / f"block{number}.py"
         path.write_text(code)
         subprocess.run([sys.executable, "-m", "ruff", "format", "--check", "--line-length", "120", path], check=True)

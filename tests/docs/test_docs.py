@@ -34,17 +34,9 @@ from lgc.search.runtime import run_folder
 from lgc.search.selection import finalize, strategies
 from lgc.tools import search
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
-METHOD, SEARCH, TRAINING, CLI = (
-    (ROOT / "docs" / f"{page}.md").read_text() for page in ("method", "search", "training", "cli")
-)
+from .pages import README, ROOT, code_blocks, read_page
 
-
-def blocks(kind: str, page: str = README) -> list[str]:
-    """Return the code blocks of a page with language `kind`; `""` selects blocks without a language."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    return [block for language, block in fenced if language == kind]
+METHOD, SEARCH, TRAINING, CLI = map(read_page, ("method", "search", "training", "cli"))
 
 
 def test_cli_reference_is_current():
@@ -80,8 +72,8 @@ def fit_target(line: str, folder: Path) -> str:
 def test_readme_commands_and_python_run(tmp_path, call, monkeypatch, capfd):
     """In this process; each command reads the files of those before."""
     monkeypatch.chdir(tmp_path)
-    (commands,) = blocks("sh")
-    (python,) = blocks("python")
+    (commands,) = code_blocks("sh", README)
+    (python,) = code_blocks("python", README)
     for line in commands.strip().splitlines():
         program, *arguments = shlex.split(fit_target(line, tmp_path))
         done = call(program, *arguments, *shlex.split(SMALL_SETTINGS[program]))
@@ -93,8 +85,8 @@ def test_readme_commands_and_python_run(tmp_path, call, monkeypatch, capfd):
 @pytest.mark.slow
 def test_readme_runs_as_printed(tmp_path):
     """Each command in its own process; only the latency target depends on the machine."""
-    (commands,) = blocks("sh")
-    (python,) = blocks("python")
+    (commands,) = code_blocks("sh", README)
+    (python,) = code_blocks("python", README)
     bin_folder = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     for line in commands.strip().splitlines():
@@ -109,7 +101,7 @@ def test_readme_runs_as_printed(tmp_path):
 
 def plain_commands(text: str) -> list[list[str]]:
     """Return the arguments of every lgc command in blocks without a language, which tests do not run."""
-    lines = "\n".join(blocks("", text)).splitlines()
+    lines = "\n".join(code_blocks("", text)).splitlines()
     return [shlex.split(line[line.index("lgc-") :]) for line in lines if re.match(r"(torchrun .*)?lgc-", line)]
 
 
@@ -158,7 +150,7 @@ def test_gpu_recipe_names_the_profiled_table(recipe, call, monkeypatch):
 
 
 def test_commands_for_own_data_are_valid():
-    (console,) = blocks("console")
+    (console,) = code_blocks("console", README)
     commands = [shlex.split(line[2:]) for line in console.splitlines() if line.startswith("$ ")]
     names = ("data", "profile", "search", "train", "export", "predict", "bench")
     assert [name for name, *_ in commands] == [f"lgc-{name}" for name in names]
@@ -170,11 +162,11 @@ def test_commands_for_own_data_are_valid():
 
 
 def test_readme_commands_and_make_targets_exist():
-    commands = "\n".join(blocks("")) + "\n".join(blocks("sh"))
+    commands = "\n".join(code_blocks("", README)) + "\n".join(code_blocks("sh", README))
     for name in set(re.findall(r"\blgc-[a-z]+", commands)):
         assert (Path(sys.executable).parent / name).exists(), name
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\S+)", "\n".join(blocks("")), re.MULTILINE):
+    for target in re.findall(r"^make (\S+)", "\n".join(code_blocks("", README)), re.MULTILINE):
         assert f"\n{target}:" in makefile
 
 

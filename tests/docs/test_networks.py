@@ -8,16 +8,17 @@ import sys
 
 from lgc.models.nets.definition import NetworkRecord
 
-from .test_docs import ROOT, SMALL_SETTINGS, blocks
+from .pages import code_blocks, read_page
+from .test_docs import SMALL_SETTINGS
 
-PAGE = (ROOT / "docs" / "networks.md").read_text()
+PAGE = read_page("networks")
 
 
 def test_commands_and_python_run(tmp_path, call, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    factory, python = blocks("python", PAGE)
+    factory, python = code_blocks("python", PAGE)
     (tmp_path / "small.py").write_text(factory)
-    (commands,) = blocks("sh", PAGE)
+    (commands,) = code_blocks("sh", PAGE)
     for line in commands.strip().splitlines():
         program, *arguments = shlex.split(line)
         small = [] if "--evaluate" in arguments else shlex.split(SMALL_SETTINGS[program])

@@ -11,7 +11,9 @@ from lgc.lut import LatencyTable
 from lgc.models import OPERATORS
 from lgc.models.recipe import ACTIVATIONS
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operators.md").read_text()
+from .pages import code_blocks, read_page
+
+PAGE = read_page("operators")
 SETTINGS = {
     "lgc-scenes": "--train 4 --val 2 --size 32x32",
     "lgc-profile": "--input 32x32 --rounds 4 --networks 4 --backend torch --context isolated",
@@ -23,10 +25,6 @@ SETTINGS = {
 }
 
 
-def code_blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-
-
 def test_page_lists_all_activations():
     listed = PAGE.split("Activations: ")[1].split(". No layers")[0]
     assert tuple(re.findall(r"`(\w+)`", listed)) == ACTIVATIONS
@@ -36,11 +34,11 @@ def test_page_lists_all_activations():
 def test_examples_run_as_printed(own_operators, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for code in code_blocks("python"):
+    for code in code_blocks("python", PAGE):
         Path(re.match(r"# (\S+)\n", code)[1]).write_text(code)
-    (space,) = code_blocks("yaml")
+    (space,) = code_blocks("yaml", PAGE)
     Path("operators.yaml").write_text(space)
-    for line in code_blocks("sh")[0].splitlines():
+    for line in code_blocks("sh", PAGE)[0].splitlines():
         program, *words = shlex.split(line)
         for name in ("se_conv", "cross_conv", "attention"):
             own_operators.pop(name, None)

@@ -12,15 +12,18 @@ from lgc.models.space.operators import OPERATORS
 from lgc.models.space.protocol import PRESETS
 from lgc.models.space.settings import Fusion, SpaceSettings, Stem
 
-from .test_docs import ROOT, blocks, parse_options, plain_commands
+from .pages import code_blocks, read_page
+from .test_docs import parse_options, plain_commands
 
-PAGE = (ROOT / "docs" / "spaces.md").read_text()
+PAGE = read_page("spaces")
 SHORT = {"lgc-profile": "--rounds 4 --networks 0 --backend torch --context isolated", "lgc-lut": ""}
 
 
 def test_example_runs_and_prints_what_is_shown(tmp_path, monkeypatch, call, capfd):
     monkeypatch.chdir(tmp_path)
-    (space,), (python,), (printed,), (commands,) = (blocks(kind, PAGE) for kind in ("yaml", "python", "text", "sh"))
+    (space,), (python,), (printed,), (commands,) = (
+        code_blocks(kind, PAGE) for kind in ("yaml", "python", "text", "sh")
+    )
     Path("mine.yaml").write_text(space)
     exec(compile(python, "spaces.md", "exec"), {})
     assert capfd.readouterr().out == printed

@@ -1,14 +1,12 @@
 """docs/supernets.md runs as it is written, with fewer measurements."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 
 from lgc.models import OPERATORS, Space
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "supernets.md").read_text()
+from .pages import code_blocks, read_page
+
 FEWER = ("networks=16", "networks=4, rounds=4")
 
 
@@ -17,7 +15,7 @@ def example(tmp_path, monkeypatch, capfd):
     """Return the names that the page's blocks define, run one after the other."""
     monkeypatch.chdir(tmp_path)
     before = set(OPERATORS)
-    source = "\n".join(re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+    source = "\n".join(code_blocks("python", read_page("supernets")))
     assert FEWER[0] in source
     names: dict[str, object] = {}
     with torch.random.fork_rng():

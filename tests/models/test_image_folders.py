@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -61,24 +62,31 @@ class TestListing:
     def test_unreadable_folders_are_errors(self, tmp_path, monkeypatch):
         write(tmp_path, "a.png", "deep/b.png", "locked/c.png")
         (tmp_path / "gone").symlink_to("/nowhere/photos")
-        iterdir = Path.iterdir
+        scandir = os.scandir
 
         def refuse(folder):
-            if folder.name == "locked":
+            if Path(folder).name == "locked":
                 raise PermissionError(13, "Permission denied")
-            return iterdir(folder)
+            return scandir(folder)
 
-        monkeypatch.setattr(Path, "iterdir", refuse)
+        monkeypatch.setattr(os, "scandir", refuse)
         listing = list_folder(tmp_path)
         assert listing.images == [tmp_path / "a.png", tmp_path / "deep/b.png"]
         assert listing.errors == {
             tmp_path / "gone": f"cannot read {tmp_path}/gone: broken link to /nowhere/photos",
             tmp_path / "locked": f"cannot read the folder {tmp_path}/locked: Permission denied",
         }
-        with pytest.raises(DataError, match="gone: broken link"):
+        with pytest.raises(DataError, match=r"cannot read the folder .*locked: Permission denied"):
             list_images(tmp_path)
         with pytest.raises(DataError, match=r"cannot read the folder .*locked: Permission denied"):
             list_folder(tmp_path / "locked").require_images()
+
+    def test_broken_links_to_no_image_are_remarked(self, tmp_path):
+        write(tmp_path, "a.png")
+        (tmp_path / "notes.txt").symlink_to("/nowhere/notes.txt")
+        remarks: list[str] = []
+        assert list_images(tmp_path, remarks.append) == [tmp_path / "a.png"]
+        assert remarks == [f"cannot read {tmp_path}/notes.txt: broken link to /nowhere/notes.txt"]
 
     def test_missing_and_empty_folders(self, tmp_path):
         with pytest.raises(DataError, match="no such file or folder"):

@@ -257,3 +257,16 @@ def test_lost_bits_are_remarked(tmp_path, bits, largest, is_dark):
     assert len(remarks) == 1
     assert f"of 16 bits per channel the upper 8 are used; their largest value is {largest} of 255" in remarks[0]
     assert ("nearly black, scale it to 8 bits" in remarks[0]) == is_dark
+
+
+def test_further_bands_of_tiff_are_remarked(tmp_path):
+    Image.frombytes("RGBX", (6, 4), bytes(range(96))).save(tmp_path / "scene.tif")
+    remarks: list[str] = []
+    assert read_pixels(tmp_path / "scene.tif", on_remark=remarks.append)[0, 0].tolist() == [0, 1, 2]
+    assert remarks == ["the first 3 of 4 bands are used"]
+
+
+def test_unread_formats_name_the_way_out(tmp_path):
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(DataError, match=r"IMG_1\.HEIC: .*; convert it to JPEG or PNG"):
+        read_pixels(tmp_path / "IMG_1.HEIC")

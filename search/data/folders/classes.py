@@ -31,8 +31,10 @@ MAX_LIKELY = 64
 """Number of classes above which labels may have been resized or compressed."""
 RARE_SHARE, MIN_RARE = 0.005, 3
 """Share of the pixels below which a class is rare; number of rare classes, and half of all, that may be mixtures."""
-MIN_GREY = 64
-"""Label value from which few classes look like greys, of which 255 is one."""
+MIN_GREY = 0.25
+"""Label value from which few classes look like greys, as a share of the value for void."""
+DEEP_IGNORE = 65535
+"""Label value of 16 bits that stands for void, as 255 of 8 bits does."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,11 @@ def _number_colours(pixels: Mapping[int, int], paths: list[Path]) -> CollectedCl
 
 def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths: list[Path]) -> CollectedClasses:
     values = sorted(pixels)
-    ignored = IGNORE in values and values != [0, IGNORE]
-    classes = [value for value in values if not (ignored and value == IGNORE)]
+    classes, ignored = list(values), list[int]()
+    for void in (DEEP_IGNORE, IGNORE):
+        if void in classes and classes != [0, void]:
+            classes.remove(void)
+            ignored.append(void)
     _require_several(classes, paths)
     names = {value: f"value {value}" for value in classes}
     coloured = all(value in palette for value in classes)
@@ -213,19 +218,19 @@ def _number_values(pixels: Mapping[int, int], palette: Mapping[int, int], paths:
         if coloured
         else [*names.values()],
         "values": classes,
-        "ignore": [IGNORE] if ignored else [],
+        "ignore": sorted(ignored),
     }
     notes = _list_doubts(pixels, classes)
-    if ignored:
-        share = 100 * pixels[IGNORE] / sum(pixels.values())
-        notes.append(f"label value 255 is ignored, {share:.1f} % of the pixels")
-        if classes[-1] >= max(MIN_GREY, 2 * len(classes)):
+    for void in ignored:
+        share = 100 * pixels[void] / sum(pixels.values())
+        notes.append(f"label value {void} is ignored, {share:.1f} % of the pixels")
+        if MIN_GREY * void < classes[-1] < void and classes[-1] >= 2 * len(classes):
             notes.append(
-                f"{len(classes)} label values up to {classes[-1]} look like greys: if 255 is a class too, add it and "
-                "write `ignore: []`; if the others are its edges, the labels were resized or compressed"
+                f"{len(classes)} label values up to {classes[-1]} look like greys: if {void} is a class too, add it "
+                "and write `ignore: []`; if the others are its edges, the labels were resized or compressed"
             )
-    if values[-1] > IGNORE:
-        notes.append(f"label values up to {values[-1]}: if they number objects, join those of a class by `map`")
+    if classes[-1] > IGNORE and classes != [0, DEEP_IGNORE]:
+        notes.append(f"label values up to {classes[-1]}: if they number objects, join those of a class by `map`")
     return CollectedClasses(fields, f"of label values {format_values(classes)} in {len(paths)} labels", tuple(notes))
 
 

@@ -16,6 +16,7 @@ from ....errors import DataError
 from ....models.images import IMAGE_FOLDER, LABEL_ENDINGS, LABEL_FOLDERS
 from .classes import collect_classes
 from .sources import complete_labels, find_sources
+from .unread import describe_left_out
 
 LIST_SUFFIXES, LIST_DEPTHS = (".txt", ".lst", ".csv"), ("*.*", "*/*.*")
 """Suffixes of lists of images that are not read, and patterns of their paths in other folders than images."""
@@ -65,7 +66,9 @@ def describe_folder(root: Path) -> FolderDescription | None:
     first = sources[next(iter(sources))]
     if not labels:
         problem = next(filter(None, (split.describe_missing() for split in splits)), None)
-        raise DataError(problem or f"{root} has no image with a label in {first.labels}")
+        hints = [text for split in splits if split.images is not None for text in describe_left_out(split.images)]
+        hints = [*dict.fromkeys(hints)] if not pairs else []
+        raise DataError("; ".join([problem or f"{root} has no image with a label in {first.labels}", *hints]))
     unused = known.describe_unused(root, (pair.image for pair in pairs))
     stats = [(path, path.stat()) for path in labels]
     collected = collect_classes(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))

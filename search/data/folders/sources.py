@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ....errors import DataError
-from ....models.images import IMAGE_FOLDER, LABEL_ENDINGS, LABEL_FOLDERS
+from ....models.images import IMAGE_FOLDER, JPEG_SUFFIXES, LABEL_ENDINGS, LABEL_FOLDERS
 from ..pairs import UNLABELLED_SPLIT, LabelFiles, Split
 from ..patterns import LABEL_SUFFIXES, FilePattern
 from ..reading import Coding
@@ -28,7 +28,6 @@ MAX_ENDINGS = 3
 """Number of endings of unread files in a message."""
 _SPLIT_NAMES = [(split, name) for split, names in SPLIT_FOLDERS.items() for name in names]
 _NO_CODING = Coding("labels of unknown meaning", {}, {})
-_JPEG = (".jpg", ".jpeg")
 _PLAIN = ""
 """Ending of labels that are called like their images, whatever their suffix."""
 _NUMBERED = re.compile(r".*\d\W*\.\w+")
@@ -186,15 +185,18 @@ def _require_labels(root: Path, splits: Mapping[str, str], labelled: Container[s
 
 
 def _find_labels(root: Path) -> str | None:
-    """Return the name of the folder of labels.
+    """Return the name of the folder of labels: of several, the only one with images.
 
     Raises:
-        DataError: There are several.
+        DataError: Several have images.
     """
     names = [name for name in LABEL_FOLDERS if (root / name).is_dir()]
-    if len(names) > 1 and (root / IMAGE_FOLDER).is_dir():
-        raise DataError(f"{root} has {'/ and '.join(names)}/: write a dataset.yaml that chooses one")
-    return names[0] if names else None
+    if len(names) < 2:
+        return next(iter(names), None)
+    filled = [name for name in names if FilePattern(root, name).has_files()]
+    if len(filled) > 1 and (root / IMAGE_FOLDER).is_dir():
+        raise DataError(f"{root} has {'/ and '.join(filled)}/: write a dataset.yaml that chooses one")
+    return (filled or names)[0]
 
 
 def complete_labels(root: Path, sources: Mapping[str, Source]) -> tuple[dict[str, Source], list[str]]:
@@ -243,8 +245,8 @@ def _choose_ending(owners: Mapping[str, Sequence[str]], images: Container[str]) 
     endings = Counter[str]()
     for file, candidates in owners.items():
         for end in (file.removeprefix(owner) for owner in candidates if owner in images):
-            endings[_PLAIN if end.lower() in LABEL_SUFFIXES and not end.lower().endswith(_JPEG) else end] += 1
-    ranking = sorted(endings, key=lambda end: (end.lower().endswith(_JPEG), -endings[end], len(end), end))
+            endings[_PLAIN if end.lower() in LABEL_SUFFIXES and not end.lower().endswith(JPEG_SUFFIXES) else end] += 1
+    ranking = sorted(endings, key=lambda end: (end.lower().endswith(JPEG_SUFFIXES), -endings[end], len(end), end))
     return ranking[0] if ranking else _PLAIN
 
 
@@ -270,7 +272,7 @@ def _require_single_labels(folder: Path, unread: Mapping[str, str], ending: str)
     for file, owner in unread.items():
         end = file.removeprefix(owner).lower()
         is_copy = ending == _PLAIN and end not in LABEL_SUFFIXES and not _NUMBERED.fullmatch(end)
-        if not is_copy and not end.endswith(_JPEG):
+        if not is_copy and not end.endswith(JPEG_SUFFIXES):
             raise DataError(
                 f"{folder} has several label files of the image {owner}, e.g. {file}: join them into one, or write a "
                 "dataset.yaml that chooses, e.g. `labels: masks/{split}/*_mask.png`"

@@ -168,6 +168,10 @@ def test_skipped_files_are_reported(photos, tmp_path):
     (photos / "drive.mp4").touch()
     list_media([photos], tmp_path / "out", ids=False, log=lines.append)
     assert lines[1].endswith("1 x .mp4, 2 x .txt; give videos by name")
+    (photos / "IMG_1.HEIC").touch()
+    list_media([photos], tmp_path / "out", ids=False, log=lines.append)
+    assert "not read: 1 x .heic, 1 x .mp4" in lines[2]
+    assert lines[2].endswith("; .heic: convert them to JPEG or PNG")
 
 
 def test_folder_of_videos_advises_naming_them(tmp_path):

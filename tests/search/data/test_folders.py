@@ -316,7 +316,10 @@ def test_missing_labels_are_counted(own: Path) -> None:
     (own / "labels/train/b.png").unlink()
     write_label(own / "labels/val/d.png", [0, 1])
     (own / "labels/val/d.png").unlink()
-    text = "1 of 3 images has no label; the first is own/images/train/b.png: no such file: own/labels/train/b.png"
+    text = (
+        "1 of 3 images has no label; the first is own/images/train/b.png: no such file: own/labels/train/b.png; "
+        "add masks, of background alone for images without objects, or leave images out by a list"
+    )
     spec = read_dataset(own)
     assert f"warning: own: train: {text}" in spec.remarks
     with pytest.raises(DataError, match=re.escape(text)):
