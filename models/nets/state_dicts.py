@@ -101,7 +101,7 @@ class _NumberType:
     """Type of a NumPy number in a torch file, which stands in for `numpy.dtype`.
 
     Raises:
-        UnpicklingError: It is no type of numbers.
+        UnpicklingError: The type is not that of a number.
     """
 
     def __init__(self, name: str, *_: object) -> None:
@@ -127,7 +127,7 @@ _NUMPY_NUMBERS: list[Callable[..., object] | tuple[Callable[..., object], str]] 
     (_NumberType, "numpy.dtype"),
     *((_read_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-"""What replaces NumPy's code in torch files: programs store numbers, e.g. the best score, next to the weights."""
+"""Substitutes for NumPy's code in torch files: programs store numbers, e.g. the best score, next to the weights."""
 
 
 def find_foreign_object(error: Exception) -> str:
