@@ -6,9 +6,7 @@ named inside a table, a run folder or a YAML file is ever passed to this module.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -21,15 +19,12 @@ from types import ModuleType
 
 from .errors import PluginError
 from .files import LFS_POINTER, hash_file, is_lfs_pointer
+from .plugin_imports import Folder, current_folder, isolate_folders, list_folders, strip_packages
 
-_PREFIX = "lgc_plugin_"
-"""Start of the names under which files are imported."""
-_PACKAGES = ("lut", "models", "profiler", "report", "search", "tools", "plugins.py")
+_PACKAGES = ("lut", "models", "profiler", "report", "search", "tools", "plugins.py", "plugin_imports.py")
 _OWN_SOURCES = tuple(str(Path(__file__).parent / name) for name in _PACKAGES)
 _TORCH_FOLDER = f"{os.sep}site-packages{os.sep}torch{os.sep}"
 
-_folders: dict[Path, None] = {}
-"""Folders of the files that were loaded, on `sys.path` from then on."""
 _loaded: dict[str, None] = {}
 """References of the plugins from `load_plugins`, in order; files are absolute paths."""
 
@@ -54,7 +49,7 @@ class Plugin:
 def load_plugin(reference: str) -> Plugin:
     """Import a file or a module, once in a process. Modules are also looked up in the current folder.
 
-    A file imports modules of its own folder, also later, when its functions run.
+    A file imports modules of its own folder before installed ones, also later, when its functions run; see `Folder`.
 
     Raises:
         PluginError: There is no such file or module, or it raises an error; the message has its line.
@@ -66,11 +61,12 @@ def load_plugin(reference: str) -> Plugin:
         if is_lfs_pointer(path):
             raise PluginError(f"{path}: it is {LFS_POINTER}")
         digest = hash_file(path)
-        module = _import_file(path, f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
+        with _explain_errors(str(path)):
+            module = Folder.of(path.parent).load_file(path)
         return Plugin(reference, module, path, digest)
     if not all(part.isidentifier() for part in reference.split(".")):
         raise PluginError(f"{reference!r} is neither a Python file (FILE.py) nor a module (package.module)")
-    with _explain_errors(reference), _current_folder():
+    with _explain_errors(reference), current_folder():
         module = importlib.import_module(reference)
     source = Path(module.__file__) if module.__file__ and module.__file__.endswith(".py") else None
     return Plugin(reference, module, source, "" if source is None else hash_file(source))
@@ -127,57 +123,6 @@ def load_object(reference: str) -> tuple[object, Plugin]:
     return value, plugin
 
 
-def _import_file(path: Path, name: str) -> ModuleType:
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # the name ends in .py
-    assert spec.loader is not None
-    _add_folder(path.parent)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        with _explain_errors(str(path)), _current_folder():
-            spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _add_folder(folder: Path) -> None:
-    """Look modules up in the folder of a file from now on, as Python does for a script, but after all other places.
-
-    Python puts the folder of a script first. Here, a `random.py` or `yaml.py` in it would replace the modules that lgc
-    and torch themselves import.
-
-    Raises:
-        PluginError: A module of another file's folder is loaded under the name of one in this folder.
-    """
-    for other in (other for other in _folders if other != folder):
-        for path in folder.glob("*.py"):
-            source = getattr(sys.modules.get(path.stem), "__file__", None)
-            if source is not None and Path(source) == other / path.name:
-                raise PluginError(f"module {path.stem} is both {source} and {path}: rename one of the two files")
-    _folders[folder] = None
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """Look modules up in the current folder too, after all other places."""
-    folder = str(Path.cwd())
-    if folder in sys.path:
-        yield
-        return
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
 @contextmanager
 def _explain_errors(reference: str) -> Iterator[None]:
     """Turn an error of the user's code into a PluginError with the line that raised it; see `isolate_user_code`."""
@@ -189,7 +134,7 @@ def _explain_errors(reference: str) -> Iterator[None]:
             raise PluginError(
                 f"no module {reference!r}: install it, or run the command in the folder that holds it"
             ) from error
-        raise PluginError(f"cannot load {reference}: {error}") from error
+        raise PluginError(f"cannot load {reference}: {strip_packages(str(error))}") from error
     except (Exception, SystemExit) as error:
         raise PluginError(f"cannot load {reference}: {describe_error(error)}{_explain_import(error)}") from error
 
@@ -203,7 +148,7 @@ def _explain_import(error: BaseException) -> str:
             "; a file has no package to import from: pass package.module instead of FILE.py, and run the command in "
             "the folder that holds the package, or add that folder to PYTHONPATH"
         )
-    for folder in _folders if error.name and error.path else ():
+    for folder in list_folders() if error.name and error.path else ():
         own = folder / f"{error.name}.py"
         if own.is_file() and not own.samefile(str(error.path)):
             return f"; {own} has the name of a module that is installed: rename it"
@@ -212,11 +157,11 @@ def _explain_import(error: BaseException) -> str:
 
 @contextmanager
 def isolate_user_code(name: str) -> Iterator[None]:
-    """Send what code of the user's prints to stderr, and hide the command line's options from it."""
+    """Send what code of the user's prints to stderr, hide the command line's options and other folders' modules."""
     arguments = sys.argv
     sys.argv = [name]
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), isolate_folders():
             yield
     finally:
         sys.argv = arguments
@@ -226,7 +171,7 @@ def describe_error(error: BaseException) -> str:
     """Return type, message and line of an error, in one line."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
-    message = " ".join(str(error).split())
+    message = strip_packages(" ".join(str(error).split()))
     if isinstance(error, SystemExit):
         message = f"the code ends the program with exit code {message or 0}"
     place = locate_error(error)

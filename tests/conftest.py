@@ -55,7 +55,7 @@ def _own_path() -> Iterator[None]:
 def _own_plugins(_own_path: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the plugins of earlier tests, and their folders."""
     monkeypatch.setattr("lgc.plugins._loaded", {})
-    monkeypatch.setattr("lgc.plugins._folders", {})
+    monkeypatch.setattr("lgc.plugin_imports._folders", {})
 
 
 @pytest.fixture(autouse=True, scope="session")

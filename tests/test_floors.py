@@ -16,6 +16,7 @@ FLOORS = {
     "version": -2,
     "device": -1,
     "files": -1,
+    "plugin_imports": -1,
     "plugins": 0,
     "yaml_text": 0,
     "models": 1,

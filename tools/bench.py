@@ -290,7 +290,7 @@ def _list_candidates(
     """
     from ..models.nets.definition import find_factory
     from ..profiler.candidates import build_candidate, read_file_candidates, read_run_candidate
-    from ..profiler.source_names import name_apart
+    from ..profiler.source_names import name_apart, name_networks
 
     if not sources and not networks:
         raise UsageError("nothing to compare: pass ONNX files or runs, or --peers, --peer or --network")
@@ -318,7 +318,11 @@ def _list_candidates(
     count = classes or _choose_classes(candidates, peers)
     own_sizes = dict.fromkeys((c.size[0], c.size[1]) for c in candidates if len(c.size) == 2)
     peer_sizes = sizes or list(own_sizes) or [PEER_SIZE]
-    return candidates + [build_candidate(network, size, scope, count, say) for size in peer_sizes for network in peers]
+    network_names = name_networks(peers)
+    for size in peer_sizes:
+        built = [build_candidate(network, size, scope, count, say) for network in peers]
+        candidates += [replace(each, name=network_names[own]) for each, own in zip(built, peers, strict=True)]
+    return candidates
 
 
 def _choose_classes(candidates: Sequence[Candidate], peers: Sequence[NetworkSource]) -> int:

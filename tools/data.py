@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from ..search.data.check import DatasetCheck, Problem, SplitCheck
+    from ..search.data.codings.coding import Coding
     from ..search.data.description import DatasetSpec
-    from ..search.data.reading import Coding
 
 Values = list[list[int]]
 """Label values of each class, last those of ignored pixels."""
@@ -282,19 +282,18 @@ def _list_codes(spec: DatasetSpec) -> list[tuple[str, Values, Colours]]:
     """Return the codes of classes in labels that exist, if these differ each with their files; see `_list_values`."""
     used = {pair.coding for pairs in spec.matched.values() for pair in pairs if pair.label is not None}
     files = [files for split in spec.splits.values() for files in split.labels]
-    codes = [(str(part.files), *_list_values(spec, part.coding)) for part in files if part.coding in used]
-    codes = codes or [(str(files[0].files), *_list_values(spec, files[0].coding))]
+    files = [part for part in files if spec.codings[part.coding] in used] or files[:1]
+    codes = [(str(part.files), *_list_values(spec, spec.codings[part.coding])) for part in files]
     return [code for index, code in enumerate(codes) if code[1:] not in [other[1:] for other in codes[:index]]]
 
 
 def _list_values(spec: DatasetSpec, coding: Coding) -> tuple[Values, Colours]:
     """Return the label values of each class, last those of ignored pixels, and their colours; only one of both."""
+    from ..search.data.codings.raw import unpack_colour
     from ..search.data.labels import IGNORE
-    from ..search.data.predictions import has_coloured_labels
-    from ..search.data.reading import unpack_colour
 
     numbers = (*range(spec.num_classes), IGNORE)
-    if has_coloured_labels(spec, coding):
+    if coding.is_coloured:
         codes = coding.colours.items()
         return [[] for _ in numbers], [[unpack_colour(code) for code, index in codes if index == i] for i in numbers]
     values = coding.values.items()

@@ -277,7 +277,7 @@ def require_rebuildable(network: nn.Module, definition: NetworkDefinition) -> No
 
 
 def _require_seeded(network: nn.Module, definition: NetworkDefinition) -> None:
-    """Check that the user's initial weights depend on the seed of torch's generator alone, as resuming needs.
+    """Check that the user's initial weights depend on the seed of the generators alone, as resuming needs.
 
     Raises:
         PluginError: They do not.
@@ -293,8 +293,8 @@ def _require_seeded(network: nn.Module, definition: NetworkDefinition) -> None:
         ):
             raise PluginError(
                 f"{definition.source.reference}: two networks built with one seed have different initial values "
-                f"of {name}, so a training could not be resumed: draw random numbers with torch, or seed "
-                f"NumPy's and Python's generators in the function"
+                f"of {name}, so a training could not be resumed: draw random numbers with torch, np.random or random, "
+                f"without a generator or a seed of your own, or with a constant seed"
             )
 
 

@@ -81,19 +81,18 @@ class NetworkDefinition:
         return replace(self, source=source, input=size)
 
     def build(self, seed: int = 0) -> nn.Module:
-        """Build the network with random weights that depend on the seed; torch's generator is left unchanged.
+        """Build the network with random weights that depend on the seed; all generators are left unchanged.
 
         Raises:
             PluginError: The user's factory raises an error or returns no module.
         """
-        import torch
+        from ..random_state import seed_generators
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seed_generators(seed):
             return self.draw()
 
     def draw(self) -> nn.Module:
-        """Build the network with random weights from torch's generator.
+        """Build the network with random weights from the generators of torch, NumPy and Python.
 
         Raises:
             PluginError: The user's factory raises an error or returns no module.
@@ -282,10 +281,28 @@ def _require_source(run: Path, record: NetworkRecord, network: NetworkSource | N
 def find_factory(run: Path, networks: Sequence[NetworkSource]) -> NetworkSource | None:
     """Return the factory among `networks` that a run folder was trained with; None if it needs none, or has none.
 
-    Names decide, see `FactorySource.name`; among equal names, an unchanged source file.
+    Names decide, see `FactorySource.name`; among equal names, an unchanged source file, then its path.
+
+    Raises:
+        UsageError: Several factories fit.
     """
     record = read_record(run) if run.is_dir() else None
     if record is None:
         return None
-    same_name = [network for network in networks if (network.kind, network.name) == ("factory", record.name)]
-    return next((network for network in same_name if network.digest == record.digest), next(iter(same_name), None))
+    places = [Path.cwd(), *run.resolve().parents]  # the folder in which the run was trained is one of these, as a rule
+    paths = {(place / record.reference).resolve() for place in places}
+    end = Path(record.reference).parts
+    matches = [network for network in networks if (network.kind, network.name) == ("factory", record.name)]
+    for fits in (
+        lambda network: network.digest == record.digest,
+        lambda network: Path(network.reference).resolve() in paths,
+        lambda network: Path(network.reference).resolve().parts[-len(end) :] == end,
+    ):
+        matches = [network for network in matches if fits(network)] or matches
+    if len({Path(network.reference).resolve() for network in matches}) > 1:
+        listed = ", ".join(network.reference for network in matches)
+        raise UsageError(
+            f"{run} was trained with {record.reference!r}, and it is unknown which of {listed} that is: pass one of "
+            f"them at a time, or export each run and compare the ONNX files"
+        )
+    return next(iter(matches), None)

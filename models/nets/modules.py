@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from ...errors import LgcError, PluginError
 from ...plugins import describe_error
-from ..onnx.trace_text import describe_computation, find_difference, get_random_state, keep_random_state
+from ..onnx.trace_text import describe_computation, find_difference
 from ..onnx.tracing import count_products, run_on_meta
+from ..random_state import get_random_state, keep_random_state
 from ..recipe import Footprint, Module, ModuleSource, hash_text
 from ..space.operators import register_operator
 from ..space.opspec import OpSpec

@@ -62,7 +62,7 @@ class NetworkSource(ABC):
 
     @abstractmethod
     def build(self, classes: int) -> nn.Module:
-        """Build the module with random weights from torch's generator.
+        """Build the module with random weights from the generators of torch, NumPy and Python.
 
         Raises:
             PluginError: The user's code raises an error or returns no module.

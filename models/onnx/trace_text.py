@@ -7,9 +7,7 @@ code, e.g. `torch.nn.functional.conv2d`, so the text depends neither on the devi
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ...errors import PluginError
+from ..random_state import get_random_state
 from .tracing import DRAWS_NUMBERS, run_on_meta
 
 
@@ -49,24 +48,6 @@ def find_difference(first: Iterable[str], second: Iterable[str]) -> str | None:
         if line != other:
             return f"{line} and {other}"
     return None
-
-
-def get_random_state() -> tuple[Any, ...]:
-    """Return a value that changes when Python or NumPy draws a random number."""
-    name, _, *position = np.random.get_state(legacy=True)
-    return random.getstate(), name, *position
-
-
-@contextmanager
-def keep_random_state() -> Iterator[None]:
-    """Restore the random states of torch, Python and NumPy at the end."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 def _describe_run(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:

@@ -40,13 +40,11 @@ def build_folded(make: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...]
 
     The user's modules for inputs of `shapes` are folded if that leaves their output unchanged.
     """
-    import torch
-
     from ...models.nets.layers import fold_norms, is_foldable
     from ...models.nets.network import randomise_norms
+    from ...models.random_state import seed_generators
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+    with seed_generators(SEED):
         module = make()
     randomise_norms(module, SEED)
     return fold_norms(module, sequences=is_foldable(module, shapes))

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from ...errors import DataError
 from ...models.images import read_pixels, read_size
+from .codings.raw import RawLabel, unpack_colour
 from .description import DatasetSpec, is_overlap
 from .labels import IGNORE
 from .pairs import UNLABELLED_SPLIT, Match, Pair
-from .reading import RawLabel, read_classes, unpack_colour
+from .reading import read_classes
 from .suspicions import MOSTLY, LabelSummary, count_remarks, summarise_label
 
 PROBLEMS = {
@@ -307,7 +308,7 @@ def _match_splits(spec: DatasetSpec) -> tuple[dict[str, list[Match]], list[Probl
             problems.append(Problem("unusable_splits", (name,), (), str(error)))
             continue
         if matches:
-            matched[name] = matches
+            matched[name] = [*zip(spec.matched[name], (path for _, path in matches), strict=True)]
         elif split.listing is not None:
             problems.append(Problem("unusable_splits", (name,), (split.listing,), f"{split.listing} lists no image"))
     if not matched:

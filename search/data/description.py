@@ -21,9 +21,11 @@ from ...models.images import IMAGENET, Normalisation
 from ...models.palettes import Palette, distinct_palette
 from ...models.space.settings import validate
 from ...yaml_text import parse_yaml
+from .codings.build import build_coding, choose_values
+from .codings.coding import Coding
+from .codings.evidence import gather_evidence
 from .folders.describe import FolderDescription, describe_folder
 from .folders.unread import MASKS_HINT, YOLO_FIELDS, describe_left_out, describe_loose_files
-from .labels import IGNORE
 from .layouts import (
     MAX_SHOWN,
     describe_layouts,
@@ -36,24 +38,20 @@ from .layouts import (
 )
 from .pairs import LabelFiles, Pair, Split, list_doubtful_turns, require_pairs
 from .patterns import FilePattern
-from .reading import Coding, pack_colours
 from .schema import (
-    IGNORED,
     DatasetSettings,
-    LabelKey,
-    LabelSettings,
     LayoutSettings,
     SplitSettings,
-    ValueRange,
-    format_values,
     subtract_keys,
 )
 from .suspicions import (
     LabelSummary,
     count_remarks,
+    group_labels,
     list_few_classes,
     list_mixtures,
     list_notes,
+    list_sources,
     list_suspicions,
     read_image_remarks,
     read_summary,
@@ -99,7 +97,7 @@ class DatasetSpec:
         palette: Colour of each class, 0..255.
         normalisation: Normalisation of the network's input.
         splits: Name -> files of the split.
-        values: Label value of each class, for prediction files.
+        values: Split -> label value of each class in prediction files.
         predictions: Kind of prediction files, `indices` or `colours`; None for that of the label files.
         prediction_name: Name of a prediction's file with `{stem}` for the image's stem; None for the label's name.
         own_splits: Names of the splits that its own description has, which must have images.
@@ -114,7 +112,7 @@ class DatasetSpec:
     palette: Palette
     normalisation: Normalisation
     splits: Mapping[str, Split]
-    values: tuple[int, ...]
+    values: Mapping[str, tuple[int, ...]]
     predictions: str | None = "indices"
     prediction_name: str | None = None
     own_splits: tuple[str, ...] = ()
@@ -168,13 +166,20 @@ class DatasetSpec:
 
     def list_suspicions(self, labels: Mapping[str, Sequence[LabelSummary]]) -> list[str]:
         """Return a warning for each sign that labels, split by split, have other values or turns than expected."""
+        together = [label for part in labels.values() for label in part]
+        suspicions = {
+            split: [text for group in group_labels(part) for text in list_suspicions(group, self.num_classes)]
+            for split, part in labels.items()
+        }
         texts = [
             f"{split}: {text}"
             for split, part in labels.items()
-            for text in (*list_suspicions(part, self.num_classes), *list_mixtures(part), *list_notes(part))
+            for text in (*suspicions[split], *list_mixtures(part), *list_notes(part))
         ]
+        if not any(suspicions.values()):
+            texts += [text for group in group_labels(together) for text in list_sources(group, self.num_classes)]
         if not (texts or self.digest):
-            texts += list_few_classes([label for part in labels.values() for label in part], self.classes)
+            texts += list_few_classes(together, self.classes)
         pairs = [pair for part in self.matched.values() for pair in part if pair.label is not None]
         texts += list_doubtful_turns(pairs[:: len(pairs) // MAX_HEADERS + 1])
         return [f"warning: {self.name}: {text}" for text in texts]
@@ -192,11 +197,28 @@ class DatasetSpec:
     @cached_property
     def matched(self) -> dict[str, list[Pair]]:
         """Images of each split, perhaps without labels; errors are reported where a split is used."""
-        matched = dict[str, list[Pair]]()
+        matched = self._files
+        return {
+            name: [replace(pair, coding=self.codings[pair.coding]) for pair in pairs] for name, pairs in matched.items()
+        }
+
+    @cached_property
+    def _files(self) -> dict[str, list[Pair]]:
+        """Images of each split, whose codings have no evidence yet."""
+        files = dict[str, list[Pair]]()
         for name, split in self.splits.items():
             with suppress(LgcError, OSError):
-                matched[name] = [pair for pair, _ in split.matches]
-        return matched
+                files[name] = [pair for pair, _ in split.matches]
+        return files
+
+    @cached_property
+    def codings(self) -> dict[Coding, Coding]:
+        """Coding of each split's label files -> the same with their evidence, which is read once."""
+        paths = {files.coding: set[Path]() for split in self.splits.values() for files in split.labels}
+        for pair in chain.from_iterable(self._files.values()):
+            if pair.label is not None:
+                paths[pair.coding].add(pair.label)
+        return gather_evidence({coding: sorted(labels) for coding, labels in paths.items()})
 
     def pairs(self, split: str) -> list[Pair]:
         """Return the images and labels of a split, in the order of its list or sorted by path.
@@ -209,9 +231,9 @@ class DatasetSpec:
         if split not in self.splits:
             raise UnknownNameError("split", split, self.splits, SPLIT_HINT)
         try:
-            pairs = require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
+            require_pairs(self.splits[split].pairs(), self.splits[split], self.splits.values())
             self.splits[split].require_own_labels(self.splits.values())
-            return pairs
+            return self.matched[split]
         except OSError as error:
             raise DataError(f"cannot read the dataset folder {self.root}: {error}") from error
 
@@ -381,10 +403,6 @@ def build_spec(
             share = (start, min(start + files.share, 1.0))
             start = share[1]
         splits[name] = _build_split(settings, name, files, root, share)
-    entries = settings.labels or next((files.labels for files in settings.splits.values() if files.labels), ())
-    own = settings.values is not None or bool(settings.map)
-    coding = _build_coding(settings, settings if own else next(iter(entries), settings))
-    kind = settings.predictions.kind or settings.kind
     return DatasetSpec(
         name=settings.name,
         root=root,
@@ -392,8 +410,8 @@ def build_spec(
         palette=palette,
         normalisation=IMAGENET if settings.normalisation is None else settings.normalisation.build(),
         splits=splits,
-        values=tuple(next((v for v, c in coding.values.items() if c == i), i) for i in range(len(settings.classes))),
-        predictions="colours" if kind == "palette" else kind,
+        values={name: choose_values(settings, files) for name, files in settings.splits.items()},
+        predictions=settings.predictions.kind or ("indices" if settings.kind == "indices" else None),
         prediction_name=settings.predictions.name,
         digest=digest,
         origin=origin,
@@ -416,7 +434,7 @@ def _build_split(
         LabelFiles(
             pattern(label.files),
             pattern(label.images) if label.images is not None else images or FilePattern(root, "**/*"),
-            _build_coding(settings, label, pattern(label.files)),
+            build_coding(settings, label),
         )
         for label in files.labels or settings.labels or ()
     )
@@ -432,52 +450,3 @@ def _build_split(
         frames=settings.frames,
         source=None if source is None else expand(source),
     )
-
-
-def _build_coding(
-    settings: DatasetSettings, label: DatasetSettings | LabelSettings, files: FilePattern | None = None
-) -> Coding:
-    """Return the coding of label files, whose own values replace the data set's."""
-    names = list(settings.classes)
-    own = label.values is not None
-    keys = label.values if own else settings.values
-    mapped = () if own else settings.map
-    ignored = label.ignore if label.ignore is not None else settings.ignore
-    values = dict[int, int]()
-    if keys is not None:
-        values = dict(zip(_expand(keys), range(len(names)), strict=True))
-    for key, name in mapped:
-        if isinstance(key, ValueRange):
-            values |= dict.fromkeys(key.values, IGNORE if name == IGNORED else names.index(name))
-    if all(number == IGNORE for number in values.values()):
-        values = {index: index for index in range(len(names))} | values
-    pairs = [(colour, index) for index, colour in enumerate(settings.classes.values()) if colour is not None]
-    pairs += [
-        (key, IGNORE if name == IGNORED else names.index(name))
-        for key, name in mapped
-        if not isinstance(key, ValueRange)
-    ]
-    colours = {int(pack_colours(colour)): index for colour, index in pairs}
-    # A label entry's own values are not ignored because the data set ignores them.
-    keeps_values = ignored is None or (own and label.ignore is None)
-    for key in (ValueRange(IGNORE, IGNORE),) if ignored is None else ignored:
-        if isinstance(key, ValueRange):
-            values |= {value: IGNORE for value in key.values if not (keeps_values and value in values)}
-        else:
-            colours[int(pack_colours(key))] = IGNORE
-    meaning = label.meaning or (None if own else settings.meaning) or _describe_coding(settings, values)
-    has_ranges = any(isinstance(key, ValueRange) and key.low < key.high for key, _ in mapped)
-    return Coding(meaning, values, colours, settings.kind, files, has_ranges)
-
-
-def _describe_coding(settings: DatasetSettings, values: Mapping[int, int]) -> str:
-    """Return the name of label values in messages."""
-    kinds = [f"label values {format_values(values)}"] if settings.kind in (None, "indices") else []
-    if settings.kind != "indices" and None not in settings.classes.values():
-        kinds.append("the colours of the classes")
-    return " or ".join(kinds)
-
-
-def _expand(keys: Sequence[LabelKey]) -> list[int]:
-    """Return the label values of a sequence of ranges."""
-    return [value for key in keys if isinstance(key, ValueRange) for value in key.values]

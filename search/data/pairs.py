@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ...errors import DataError, LgcError
 from ...models.images import read_header
+from .codings.coding import Coding
 from .folders.unread import describe_annotations, describe_left_out
 from .layouts.camvid import official_split
 from .lists import ImageList, ListEntry, list_candidates, read_list
 from .patterns import FilePattern
-from .reading import Coding
 
 _SHAPE_KEEPING = (2, 3, 4)
 """EXIF orientations that keep height and width."""

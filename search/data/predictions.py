@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,18 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...errors import DataError, OutputError
+from ...errors import OutputError
 from ...files import ensure_folder, write_atomic
-from .reading import Coding, RawLabel, pack_colours, read_raw_label, resolve_palette, unpack_colour
+from .codings.raw import pack_colours, unpack_colour
 
 if TYPE_CHECKING:
+    from .codings.coding import Coding
     from .datasets import SegmentationDataset
     from .description import DatasetSpec
     from .labels import LabelMap
     from .pairs import Pair
-
-MAX_COLOUR_SAMPLES = 16
-"""Number of labels that are read to see whether their colours count."""
 
 
 class PredictionWriter:
@@ -111,17 +108,16 @@ class _Pixels:
 
         Where the colours of palettes count, files have the labels' palette if that is the same for all, else RGB.
         """
-        labels = _sample_labels(spec) if spec.predictions is None else []
-        if spec.predictions == "indices" or not (spec.predictions or any(label.is_coloured for _, label in labels)):
-            return cls(_fill(spec.values, np.uint8 if max(spec.values) < 256 else np.uint16))
+        if spec.predictions == "indices" or not (spec.predictions or coding.is_coloured):
+            codings = {
+                name: [spec.codings[files.coding] for files in split.labels] for name, split in spec.splits.items()
+            }
+            numbers = next(spec.values[name] for name, own in codings.items() if coding in own)
+            return cls(_fill(numbers, np.uint8 if max(numbers) < 256 else np.uint16))
         by_class = {index: colour for colour, index in [*coding.colours.items()][::-1]}
         colours = [unpack_colour(by_class[i]) if i in by_class else rgb for i, rgb in enumerate(spec.palette)]
-        palettes = {
-            None if raw.palette is None else tuple(raw.palette.tolist())
-            for raw, label in labels
-            if label.is_coloured or raw.palette is not None
-        }
-        palette = palettes.pop() if len(palettes) == 1 else None
+        palettes = [*coding.evidence.palettes] if spec.predictions is None else []
+        palette = palettes[0] if len(palettes) == 1 else None
         codes = pack_colours(colours).tolist()
         if palette is None or not {*codes} <= {*palette}:
             return cls(_fill(colours, np.uint8))
@@ -143,24 +139,3 @@ def _fill(entries: npt.ArrayLike, dtype: type[np.unsignedinteger]) -> npt.NDArra
     table = np.zeros((256, *rows.shape[1:]), dtype)
     table[: len(rows)] = rows
     return table
-
-
-def has_coloured_labels(spec: DatasetSpec, coding: Coding) -> bool:
-    """Return True if labels are read by colours: as the coding says, else if one of a sample is.
-
-    The others, e.g. black ones with one channel, may belong to labels of either kind.
-    """
-    if coding.kind is not None:
-        return coding.kind != "indices"
-    return any(label.is_coloured for _, label in _sample_labels(spec))
-
-
-def _sample_labels(spec: DatasetSpec) -> list[tuple[RawLabel, RawLabel]]:
-    """Return a few labels of all splits as they are on disk, and as they are read, by index or by colour."""
-    pairs = [(pair.label, pair) for pairs in spec.matched.values() for pair in pairs if pair.label is not None]
-    labels = list[tuple[RawLabel, RawLabel]]()
-    for label, pair in pairs[:: len(pairs) // MAX_COLOUR_SAMPLES + 1]:
-        with suppress(DataError):  # reported where it is used
-            raw = read_raw_label(label, pair.image)
-            labels.append((raw, resolve_palette(raw, pair.coding)))
-    return labels

@@ -13,9 +13,11 @@ import numpy.typing as npt
 
 from ...errors import DataError
 from ...models.images import read_pixels
+from .codings.coding import Coding
+from .codings.raw import RawLabel
 from .labels import IGNORE
 from .pairs import Pair
-from .reading import Coding, RawLabel, read_classes
+from .reading import read_classes
 
 MOSTLY, NEARLY_ALL = 0.5, 0.95
 """Shares of ignored pixels from which labels are suspicious: of values that are all train ids, and of any."""
@@ -90,8 +92,16 @@ def read_summary(pair: Pair) -> LabelSummary:
     return summarise_label(*read_classes(pair.label, pair.coding, pair.image), pair.coding)
 
 
+def group_labels(labels: Iterable[LabelSummary]) -> list[list[LabelSummary]]:
+    """Return labels in groups that share a coding, whatever their splits."""
+    groups = dict[object, list[LabelSummary]]()
+    for label in labels:
+        groups.setdefault(label.coding.key, []).append(label)
+    return [*groups.values()]
+
+
 def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[str]:
-    """Return signs that the labels of a split have other values than their coding says.
+    """Return signs that labels with one coding, those of a split, have other values than it says.
 
     Labels whose values are all train ids, 0..(num_classes - 1) and 255, are suspicious if the coding ignores most of
     the pixels, together or in a part of the files. So are labels of 0 and 255 that ignore 255, and labels of any values
@@ -106,13 +116,8 @@ def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[st
             "its labels hold 0 and 255 only, and 255 is ignored; if it is a class, write `values: [0, 255]` and "
             "`ignore: []` into the dataset.yaml"
         ]
-    masks = [label for label in labels if {*label.values} == {0, IGNORE}]
-    others = [label for label in labels if 1 in label.values]
-    if num_classes == 2 and masks and others and not any(IGNORE in label.values for label in others):
-        return [
-            f"{len(masks)} of {len(labels)} labels, e.g. {masks[0].path}, hold 0 and 255, the others 0 and 1, and 255 "
-            "is ignored; if it is their foreground, bring the labels into one form"
-        ]
+    if sources := list_sources(labels, num_classes):
+        return sources
     train_ids = {*range(num_classes), IGNORE}
     if len(seen - {IGNORE}) >= MIN_IGNORED_IDS and seen <= train_ids and share > MOSTLY:
         return [
@@ -131,6 +136,28 @@ def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[st
     if share > NEARLY_ALL:
         return [f"{100 * share:.0f} % of the pixels of its labels are ignored, read as {name}"]
     return []
+
+
+def list_sources(labels: Sequence[LabelSummary], num_classes: int) -> list[str]:
+    """Return a sign that masks of two classes have two forms, e.g. 0 and 255 in some files, 0 and 1 in the others.
+
+    Some hold a class and an ignored value, which others, of the second class, do not have.
+    """
+    meaning = {value: label.coding.values.get(value) for label in labels for value in label.values}
+    ignored = [value for value, index in meaning.items() if index == IGNORE]
+    if num_classes != 2 or len(ignored) != 1:
+        return []
+    masks = [label for label in labels if ignored[0] in label.values and len(label.values) > 1]
+    classes = {meaning[value] for label in masks for value in label.values} - {IGNORE}
+    others = [label for label in labels if {meaning[value] for value in label.values} - classes - {IGNORE}]
+    if len(classes) != 1 or not others:
+        return []
+    forms = [sorted({value for label in part for value in label.values}) for part in (masks, others)]
+    first, second = (" and ".join(map(str, values)) for values in forms)
+    return [
+        f"{len(masks)} of {len(labels)} labels, e.g. {masks[0].path}, hold {first}, the others {second}, and "
+        f"{ignored[0]} is ignored; if it is one of their classes, bring the labels into one form"
+    ]
 
 
 def list_notes(labels: Sequence[LabelSummary]) -> list[str]:
@@ -180,16 +207,21 @@ def list_few_classes(labels: Sequence[LabelSummary], classes: Sequence[str]) -> 
 
     These are few, and their values are consecutive; the classes that a few images of a known dataset show are not.
     """
-    known = {
-        value: index
-        for label in labels
-        for value in label.values
-        if (index := label.coding.values.get(value, IGNORE)) != IGNORE
-    }
+    known = set[int]()
+    for group in group_labels(labels):
+        values = {
+            value: index
+            for label in group
+            for value in label.values
+            if (index := label.coding.values.get(value, IGNORE)) != IGNORE
+        }
+        if values and max(values) - min(values) >= len(values):
+            return []
+        known.update(values.values())
     seen = sorted(known)
-    if not seen or 2 * len(seen) >= len(classes) or seen[-1] - seen[0] >= len(seen):
+    if not seen or 2 * len(seen) >= len(classes):
         return []
-    names = [classes[known[value]] for value in seen[:MAX_NAMED_CLASSES]] + ["..."] * (len(seen) > MAX_NAMED_CLASSES)
+    names = [classes[index] for index in seen[:MAX_NAMED_CLASSES]] + ["..."] * (len(seen) > MAX_NAMED_CLASSES)
     return [
         f"only {len(seen)} of {len(classes)} classes occur in the {len(labels)} labels read ({', '.join(names)}): if "
         "these are classes of your own, write a dataset.yaml (docs/datasets.md)"

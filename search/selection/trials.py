@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...models.nets.network import LGCNet
+from ...models.random_state import seed_generators
 from ...models.space.protocol import Architecture
 from ..config import SearchConfig
 from ..data.datasets import SegmentationDataset
@@ -49,8 +50,7 @@ def compute_trial_loss(
     Returns:
         Mean cross-entropy; infinite if the training diverged.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seed_generators(config.seed):
         network = LGCNet(architecture.space, architecture)
     synchronise_norms(network, fabric)
     network.to(fabric.device).train()

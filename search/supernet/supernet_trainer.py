@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ...errors import TrainingError
+from ...models.random_state import seed_generators
 from ...models.space.lgcnet.plan import edge_name
 from ..config import SearchConfig
 from ..constraint.constraint import CostConstraint
@@ -118,8 +119,7 @@ class SupernetTrainer:
         class_weights: Tensor | None = None,
     ) -> None:
         self.config, self.fabric, self.constraint = config, fabric, constraint
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with seed_generators(config.seed):
             self.net = Supernet(decisions)
             self.alphas = ArchitectureParameters(decisions, config.active_communication, config.gamma, config.embedding)
         synchronise_norms(self.net, fabric)

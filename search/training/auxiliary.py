@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ...models.nets.definition import NetworkDefinition
 from ...models.nets.layers import build_module
 from ...models.nets.network import LGCNet
 from ...models.nets.outputs import split_outputs
+from ...models.random_state import seed_generators
 from ...models.space.lgcnet.plan import NetworkPlan
 from ...models.space.opspec import OpSpec
 from .config import TrainConfig
@@ -81,6 +81,5 @@ def build_training_network(definition: NetworkDefinition, config: TrainConfig) -
     Raises:
         PluginError: the user's factory raises an error or returns no module.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seed_generators(config.seed):
         return TrainingNetwork(definition.draw(), config.aux > 0)

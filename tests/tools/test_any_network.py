@@ -127,6 +127,33 @@ def test_every_precision_is_exported(toy, street, call):
     assert metadata["precision"] == "int8"
 
 
+NET = """
+from torch import nn
+
+
+def build(classes):
+    from width import WIDTH
+
+    return nn.Sequential(nn.Conv2d(3, WIDTH, 1), nn.Conv2d(WIDTH, classes, 1))
+"""
+
+
+def test_copied_experiments_are_compared(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    for name, width in (("exp1", 2), ("exp2", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "net.py").write_text(NET)
+        (tmp_path / name / "width.py").write_text(f"WIDTH = {width}\n")
+    networks = ("--network", "exp1/net.py:build", "--network", "exp2/net.py:build")
+    options = ("--classes", 4, "--input", "32x32", "--backend", "torch", "--seconds", "0.05s", "--json")
+    done = call("lgc-bench", *networks, *options)
+    assert done.code == 0, done.err
+    rows = {row["name"]: row["parameters"] for row in json.loads(done.out)["results"]}
+    assert rows == {f"exp{n}/net.py:build": 3 * width + width + 4 * width + 4 for n, width in ((1, 2), (2, 5))}
+    same = call("lgc-bench", *networks[:2], "--network", "./exp1/net.py:build", *options)
+    assert f"duplicate network names: {tmp_path}/exp1/net.py:build" in same.refusal("lgc-bench")
+
+
 def test_runs_and_new_networks_share_a_table(runs, call):
     factory = ("--network", FACTORY, "--network", f"{user_networks.__file__}:Tied")
     done = call("lgc-bench", runs / "toy", runs / "fast-scnn", *factory, "--peer", "fast-scnn", "--network",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,17 +14,10 @@ from typing import Any
 import numpy as np
 
 from ....errors import DataError
+from ..codings.bits import collect_bits, describe_mixed_bits, find_meaning
+from ..codings.palettes import is_trivial_palette
+from ..codings.raw import GREY, RawLabel, read_raw_label, require_lossless, unpack_colour
 from ..labels import IGNORE
-from ..reading import (
-    GREY_PALETTE,
-    RawLabel,
-    describe_mixed_bits,
-    find_meaning,
-    is_trivial_palette,
-    read_raw_label,
-    require_lossless,
-    unpack_colour,
-)
 from ..schema import MAX_CLASSES, MIN_CLASSES, format_values
 
 MAX_LIKELY = 64
@@ -90,7 +83,7 @@ def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasse
     """
     paths = [path for path, *_ in files]
     with ThreadPoolExecutor() as pool:
-        contents = _unify_bits([*_limit_classes(pool.map(_summarise, paths))])
+        contents = _unify_bits(_join_equal_channels([*_limit_classes(pool.map(_summarise, paths))]))
     palette = _merge_palettes(contents)
     if palette is None:
         contents = [_as_colours(content) for content in contents]
@@ -102,7 +95,23 @@ def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasse
         pixels.update(content.values)
     by_colour = contents[0].is_coloured
     _require_few(pixels, by_colour, paths[0])
-    return _number_colours(pixels, paths) if by_colour else _number_values(pixels, palette or {}, paths)
+    classes = _number_colours(pixels, paths) if by_colour else _number_values(pixels, palette or {}, paths)
+    return replace(classes, notes=(*classes.notes, *_list_sources(contents, classes.fields.get("ignore", ()))))
+
+
+def _list_sources(contents: Sequence[_Content], ignored: Collection[int]) -> list[str]:
+    """Return a remark on masks of two values, one of which differs between files, as in masks of two sources."""
+    forms = [*{frozenset(content.values) for content in contents if len(content.values) > 1}]
+    if len(forms) != 2 or [len(form) for form in forms] != [2, 2] or len(forms[0] & forms[1]) != 1:
+        return []
+    first, second = sorted(forms[0] ^ forms[1])
+    if second in ignored:  # which is said
+        return []
+    names = [f"#{code:06x}" if contents[0].is_coloured else str(code) for code in (first, second)]
+    return [
+        f"no label holds both {names[0]} and {names[1]}: if these are one class, in masks of two sources, join them by "
+        "`map`"
+    ]
 
 
 def _limit_classes(contents: Iterable[_Content]) -> Iterator[_Content]:
@@ -129,16 +138,35 @@ def _require_few(values: Sized, is_coloured: bool, path: Path) -> None:
         raise DataError(f"{path.parent} has labels of {len(values)} {noun}, more than {MAX_CLASSES} classes")
 
 
+def _join_equal_channels(contents: list[_Content]) -> list[_Content]:
+    """Return grey labels with three channels as one channel, if the others have one channel with the same values."""
+    colours = {code for content in contents if content.is_coloured for code in content.values}
+    others = [content for content in contents if not content.is_coloured]
+    values = {value for content in others if content.grey_step == 1 for value in content.values}
+    greys = {code & 255 for code in colours}
+    if not others or any(content.palette for content in others) or any(code % GREY for code in colours):
+        return contents
+    if values and not (greys <= values or values <= greys):
+        return contents
+    return [
+        replace(content, is_coloured=False, values={code & 255: count for code, count in content.values.items()})
+        if content.is_coloured
+        else content
+        for content in contents
+    ]
+
+
 def _unify_bits(contents: list[_Content]) -> list[_Content]:
     """Return labels of different bits, those of other than 8 as greys if the others have these as values.
 
     Raises:
         DataError: The others do not show whether values or greys are meant.
     """
-    files = {content.grey_step: content.path for content in contents if any(content.values)}
+    files, known = collect_bits(
+        (content.path, content.grey_step, content.values) for content in contents if not content.is_coloured
+    )
     if len(files) < 2:
         return contents
-    known = {value for content in contents if content.grey_step == 1 for value in content.values}
     unified = []
     for content in contents:
         step = content.grey_step
@@ -167,8 +195,8 @@ def _merge_palettes(contents: Iterable[_Content]) -> dict[int, int] | None:
             if merged.setdefault(value, colour) != colour:
                 return None
     plain = [content.path for content in contents if content.palette is None]
-    greys = {value: value * GREY_PALETTE[1] for value in merged}
-    if plain and merged != greys and not any(colour % GREY_PALETTE[1] for colour in merged.values()):
+    greys = {value: value * GREY for value in merged}
+    if plain and merged != greys and not any(colour % GREY for colour in merged.values()):
         path = next(content.path for content in contents if content.palette is not None)
         raise DataError(
             f"{path} has a palette of greys that are not its values, {plain[0]} has none: convert the labels"

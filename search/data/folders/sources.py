@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ....errors import DataError
 from ....models.images import IMAGE_FOLDER, JPEG_SUFFIXES, LABEL_ENDINGS, LABEL_FOLDERS
+from ..codings.coding import Coding
 from ..pairs import UNLABELLED_SPLIT, LabelFiles, Split
 from ..patterns import LABEL_SUFFIXES, FilePattern
-from ..reading import Coding
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),

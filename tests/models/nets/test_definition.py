@@ -69,6 +69,27 @@ def test_factory_of_a_run_is_found(tmp_path):
     assert find_factory(tmp_path / "network.json", [factory]) is None
 
 
+@pytest.mark.parametrize(("trained_in", "reference"), [("", "exp2/net.py:build"), ("exp2", "net.py:build")])
+def test_equal_files_are_told_apart_by_path(tmp_path, monkeypatch, trained_in, reference):
+    monkeypatch.chdir(tmp_path)
+    factories = []
+    for name in ("exp1", "exp2"):
+        path = tmp_path / name / "net.py"
+        path.parent.mkdir()
+        path.write_text("def build(classes):\n    pass\n")
+        factories.append(load_source(f"{name}/net.py:build"))
+    run = tmp_path / trained_in / "runs" / "a"
+    define(replace(factories[1], text=reference)).save(run)
+    assert find_factory(run, factories) is factories[1]
+    change_file(run, reference="moved/net.py:build")
+    with pytest.raises(UsageError, match=r"'moved/net.py:build', and it is unknown which of exp1/net.py:build, exp2"):
+        find_factory(run, factories)
+    assert find_factory(run, factories[:1]) is factories[0]
+    change_file(run, reference="exp2/net.py:build")
+    moved = [replace(factory, text=f"project/{factory.text}") for factory in factories]
+    assert find_factory(run, moved) is moved[1]
+
+
 def test_architecture_needs_no_definition(tmp_path, mini_space):
     architecture = mini_space.sample(0)
     architecture.save(tmp_path / "architecture.json")

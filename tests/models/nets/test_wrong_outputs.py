@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -197,21 +200,49 @@ def test_swapped_axes_of_square_images_are_refused():
         check_outputs(definition.build(), definition)
 
 
-class UnseededWeights(Single):
+class NumpyWeights(Single):
     def __init__(self, classes):
         super().__init__(classes)
+        self.seed()
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(np.random.standard_normal(self.head.weight.shape)))
+            self.head.bias.fill_(random.random())
+
+    def seed(self):
+        """Leave the generators as they are."""
 
     def change(self, y):
         return y
 
 
-def test_unseeded_initial_weights_are_refused():
+class OwnSeed(NumpyWeights):
+    def seed(self):
+        np.random.seed(time.perf_counter_ns() % 2**32)
+
+
+class OwnEntropy(NumpyWeights):
+    def seed(self):
+        np.random.seed()
+
+
+def test_numpy_and_python_draw_initial_weights():
+    train(NumpyWeights)
+    random.seed(3)
+    np.random.seed(3)
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    first, again, other = (define(NumpyWeights).build(seed).head for seed in (0, 0, 1))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+    for name in ("weight", "bias"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+        assert not torch.equal(getattr(first, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("network", [OwnSeed, OwnEntropy])
+def test_unseeded_initial_weights_are_refused(network):
     with pytest.raises(
         PluginError, match=r"different initial values of head.weight, .* draw random numbers with torch"
     ):
-        train(UnseededWeights)
+        train(network)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

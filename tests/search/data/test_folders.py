@@ -13,10 +13,10 @@ from PIL import Image
 
 from lgc.errors import DataError, LgcError, OutputError
 from lgc.search.data.check import check_dataset
+from lgc.search.data.codings.raw import read_raw_label
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
 from lgc.search.data.folders import classes
-from lgc.search.data.reading import read_raw_label
 
 Values = list[int] | list[tuple[int, int, int]]
 
@@ -283,7 +283,7 @@ def test_different_palettes_are_read_by_colour(own: Path) -> None:
         ({"a.png": [1, 1]}, r"all 1 labels in own/labels/train have a single class \(1\)"),
         ({"a.png": [1, 255]}, "have a single class"),
         ({"a.png": list(range(256)), "b.png": [256]}, "labels of 257 values, more than 255 classes"),
-        ({"a.png": [0, 1], "b.png": [(0, 0, 0), (1, 1, 1)]}, "b.png holds colours, .*a.png indices"),
+        ({"a.png": [0, 1], "b.png": [(0, 0, 0), (2, 2, 2)]}, "b.png holds colours, .*a.png indices"),
         ({"a.jpg": [0, 1]}, "a.jpg is a JPEG file, whose compression alters label values"),
     ],
 )

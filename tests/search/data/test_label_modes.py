@@ -30,14 +30,16 @@ PERMUTED = np.array([2, 0, 1])
 
 
 def decode(folder: Path, file: Image.Image, classes: str = COLOURED, fields: str = "") -> list[list[int]]:
-    """Save a label, and read it in a dataset with these classes."""
+    """Save a label, and read it in a dataset with these classes; labels in the folder get images."""
     for name in ("images", "labels"):
         (folder / name).mkdir(exist_ok=True)
-    Image.new("RGB", file.size).save(folder / "images/a.png")
     file.save(folder / "labels/a.png")
+    for path in (folder / "labels").iterdir():
+        with Image.open(path) as label:
+            Image.new("RGB", label.size).save(folder / f"images/{path.stem}.png")
     text = f"name: d\nimages: images/*\nlabels: labels/*\nsplits: [train]\nclasses: {classes}\n{fields}"
     (folder / "dataset.yaml").write_text(text)
-    (pair,) = read_dataset(folder).pairs("train")
+    (pair,) = (pair for pair in read_dataset(folder).pairs("train") if pair.image.stem == "a")
     return read_label(pair.label, pair.coding).tolist()
 
 

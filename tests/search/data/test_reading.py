@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lgc.errors import DataError
+from lgc.search.data.codings.coding import Coding
+from lgc.search.data.codings.raw import read_raw_label
 from lgc.search.data.datasets import load_dataset
-from lgc.search.data.reading import Coding, read_label, read_raw_label
+from lgc.search.data.reading import read_label
 from lgc.search.data.synthetic.writers import write_scenes
 
 SIZE = (32, 48)
