@@ -20,9 +20,11 @@ BINARY = "a binary file of unknown kind"
 LFS_HEADER = b"version https://git-lfs.github.com/spec/"
 """First bytes of the file that Git leaves in place of one in Git LFS (large file storage)."""
 LFS_POINTER = "a Git LFS pointer: run `git lfs pull`"
+SQLITE_HEADER = b"SQLite format 3\0"
+"""First bytes of an SQLite database, such as a latency table."""
 _MAGIC = (
     (LFS_HEADER, LFS_POINTER),
-    (b"SQLite format 3\0", "an SQLite database"),
+    (SQLITE_HEADER, "an SQLite database"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"PK\x03\x04", "a zip archive, perhaps a torch checkpoint"),

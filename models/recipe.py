@@ -41,11 +41,11 @@ class Footprint(NamedTuple):
 class Conv:
     """Convolution, batch normalisation and activation; with `plain`, only a convolution with bias.
 
-    Only the stride changes the size.
+    Only the stride changes the size. An even kernel, e.g. of a patch embedding, takes sides that the stride divides.
 
     Raises:
-        UsageError: An even kernel, channels that are not divisible by the groups, a number below 1, or an unknown
-            activation.
+        UsageError: An even kernel of stride 1, channels that are not divisible by the groups, a number below 1, or an
+            unknown activation.
     """
 
     c_in: int
@@ -59,7 +59,9 @@ class Conv:
 
     def __post_init__(self) -> None:
         _check_numbers(self, "c_in", "c_out", "stride", "dilation", "groups")
-        _check_kernel(self, self.kernel if isinstance(self.kernel, tuple) else (self.kernel, self.kernel))
+        _check_kernel(
+            self, self.kernel if isinstance(self.kernel, tuple) else (self.kernel, self.kernel), self.dilation
+        )
         if self.c_in % self.groups or self.c_out % self.groups:
             raise UsageError(f"Conv: {self.c_in} to {self.c_out} channels are not divisible by {self.groups} groups")
         _check_activation(self.activation)
@@ -68,6 +70,12 @@ class Conv:
     def kernel_size(self) -> tuple[int, int]:
         """Height and width of the kernel."""
         return (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows and columns of zeros on each side; see `_find_padding`."""
+        height, width = (_find_padding(side, self.stride, self.dilation) for side in self.kernel_size)
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -114,10 +122,10 @@ class Residual:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Max pooling, padded so that stride 1 keeps the size.
+    """Max pooling, padded so that only the stride changes the size. An even kernel takes sides that the stride divides.
 
     Raises:
-        UsageError: An even kernel, or a number below 1.
+        UsageError: An even kernel of stride 1, or a number below 1.
     """
 
     kernel: int
@@ -126,6 +134,17 @@ class MaxPool:
     def __post_init__(self) -> None:
         _check_numbers(self, "kernel", "stride")
         _check_kernel(self, (self.kernel, self.kernel))
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """Height and width of the kernel."""
+        return self.kernel, self.kernel
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows and columns of padding on each side; see `_find_padding`."""
+        side = _find_padding(self.kernel, self.stride)
+        return side, side
 
 
 @dataclass(frozen=True)
@@ -196,15 +215,43 @@ def _check_numbers(layer: Layer, *names: str) -> None:
             raise UsageError(f"{type(layer).__name__}: {name} must be an integer of at least 1, got {value!r}")
 
 
-def _check_kernel(layer: Conv | MaxPool, sides: tuple[object, ...]) -> None:
-    """Check the sides of a square or rectangular kernel: odd, so that padding keeps the size."""
+def _check_kernel(layer: Conv | MaxPool, sides: tuple[object, ...], dilation: int = 1) -> None:
+    """Check the sides of a kernel: at stride 1, equal padding on both sides of an even one changes the size."""
     numbers = [side for side in sides if _is_count(side)]
     if len(sides) != 2 or len(numbers) != 2:
+        raise UsageError(f"{type(layer).__name__}: kernel must be a number or (height, width), got {layer.kernel!r}")
+    if layer.stride == 1 and not all(_extent(side, dilation) % 2 for side in numbers):
         raise UsageError(
-            f"{type(layer).__name__}: kernel must be an odd number or (height, width), got {layer.kernel!r}"
+            f"{type(layer).__name__}: kernel {layer.kernel} of stride 1 would change the size: use odd sides, a larger "
+            "stride, or a torch module that pads one side more than the other"
         )
-    if not all(side % 2 for side in numbers):
-        raise UsageError(f"{type(layer).__name__}: kernel {layer.kernel} would change the size: its sides must be odd")
+
+
+def _extent(side: int, dilation: int) -> int:
+    """Return the pixels that a side of a dilated kernel spans."""
+    return dilation * (side - 1) + 1
+
+
+def _find_padding(side: int, stride: int, dilation: int = 1) -> int:
+    """Return the padding with which a length of n becomes n / stride: rounded up, or exactly for an even kernel."""
+    extent = _extent(side, dilation)
+    return extent // 2 if extent % 2 else max(extent - stride + 1, 0) // 2
+
+
+def _strided_shape(layer: Conv | MaxPool, channels: int, size: tuple[int, int]) -> Shape:
+    """Return the output's shape.
+
+    Raises:
+        UsageError: The stride does not divide a side of the input of an even kernel.
+    """
+    dilation = layer.dilation if isinstance(layer, Conv) else 1
+    for side, length in zip(layer.kernel_size, size, strict=True):
+        if _extent(side, dilation) % 2 == 0 and length % layer.stride:
+            raise UsageError(
+                f"{describe_layer(layer)}: stride {layer.stride} does not divide the input of {size[0]}x{size[1]}, as "
+                "an even kernel requires: use an odd kernel or another input size"
+            )
+    return channels, -(-size[0] // layer.stride), -(-size[1] // layer.stride)
 
 
 def _is_count(value: object) -> TypeGuard[int]:
@@ -243,13 +290,13 @@ def _layer_shape(layer: Layer, shape: Shape) -> Shape:
         case Conv(c_in=expected) | SqueezeExcite(channels=expected) if expected != channels:
             raise UsageError(f"{describe_layer(layer)} takes {expected} channels, but its input has {channels}")
         case Conv():
-            return layer.c_out, -(-height // layer.stride), -(-width // layer.stride)
+            return _strided_shape(layer, layer.c_out, (height, width))
         case Residual():
             if (inner := output_shape(layer.layers, shape)) != shape:
                 raise UsageError(f"Residual: its layers change the shape from {shape} to {inner}")
             return shape
         case MaxPool():
-            return channels, -(-height // layer.stride), -(-width // layer.stride)
+            return _strided_shape(layer, channels, (height, width))
         case Resize():
             return channels, *layer.target
         case Concat():

@@ -12,8 +12,8 @@ from ..files import hash_file, read_text
 TRAINING_RESULT = "train-result.json"
 
 
-class TrainingResult(BaseModel):
-    """Scores of a training; `lgc-train` writes more, see `search.training.results.TrainResult`.
+class StoredScores(BaseModel):
+    """Scores in the file of a training's result, whose other content is `search.training.results.TrainResult`.
 
     Attributes:
         miou: mean intersection over union in percent; None without a labelled pixel.
@@ -32,7 +32,7 @@ class TrainingResult(BaseModel):
     weights_digest: str | None = None
 
     @classmethod
-    def read(cls, run: Path) -> TrainingResult | None:
+    def read(cls, run: Path) -> StoredScores | None:
         """Return the result in a run folder; None if it has none.
 
         Raises:
@@ -65,5 +65,5 @@ def read_class_names(run: Path) -> tuple[str, ...] | None:
     Raises:
         FileFormatError: the file is damaged.
     """
-    result = TrainingResult.read(run)
+    result = StoredScores.read(run)
     return None if result is None else tuple(result.per_class)

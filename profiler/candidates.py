@@ -14,7 +14,7 @@ from ..models.nets.sources import NetworkSource
 from ..models.nets.weights import WEIGHTS_FILE
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.reading.binding import FixedSizeError
-from ..models.training_result import TrainingResult
+from ..models.training_result import StoredScores
 from .backends import Workload
 from .comparison import Candidate
 from .file_outputs import count_classes, name_scope
@@ -131,7 +131,7 @@ def _make_candidate(
 
 def _score(run: Path, log: Log) -> tuple[float | None, str | None]:
     """Return the mIoU of a training in percent, and its split and resolution; None if it is of other weights."""
-    result = TrainingResult.read(run)
+    result = StoredScores.read(run)
     if result is None:
         return None, None
     try:

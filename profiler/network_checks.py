@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from ..errors import MismatchError, PluginError, UsageError
 from ..lut.table.schema import PENDING
@@ -16,6 +17,9 @@ from ..models.space.opspec import OpSpec
 from ..models.space.protocol import DENSE, Architecture
 from .backends import Workload
 from .timing.workloads import NetworkBuilder
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MAX_IDENTIFIED = 8
 """Networks of a table whose digests are kept."""
@@ -34,7 +38,7 @@ def check_networks(table: LatencyTable, networks: Iterable[Architecture], build_
     """Check the networks that the user's code builds against the slots, and against those measured before.
 
     The digests of the table's first networks are stored with it before the first one is measured. What torch cannot run
-    on meta tensors is not checked, and a line says so.
+    on meta tensors, or cannot count, is not checked, and a line says so.
 
     Args:
         table: Table with its networks registered.
@@ -46,8 +50,13 @@ def check_networks(table: LatencyTable, networks: Iterable[Architecture], build_
         MismatchError: The table was measured with other networks.
         PluginError: The user's code fails.
     """
+    from ..models.onnx.tracing import UncountedError
+
     try:
-        _require_macs_of_slots([*networks], build_network)
+        try:
+            _require_macs_of_slots([*networks], build_network)
+        except UncountedError as error:
+            _LOG.warning("warning: networks are not compared with their slots: %s", error)
         _require_same_builds(table, build_network)
     except _UncheckableError as error:
         _LOG.warning("warning: networks are not compared with their slots, nor with those of later calls: %s", error)
@@ -127,20 +136,21 @@ def _count_operator(spec: OpSpec) -> int:
     if not any(isinstance(layer, Module) for layer in iter_layers(get_recipe(spec))):
         return count_macs(spec)
     from ..models.nets.layers import build_module
-    from ..models.onnx.tracing import count_products
 
-    try:
-        return count_products(build_module(spec), input_shapes(spec))
-    except PluginError as error:
-        raise _UncheckableError(str(error)) from error
+    return _count_products(build_module(spec), input_shapes(spec))
 
 
 def _count_network(workload: Workload) -> int:
-    from ..models.onnx.tracing import count_products
+    return _count_products(workload.module(), workload.input_shapes)
 
-    module = workload.module()
+
+def _count_products(module: nn.Module, shapes: Sequence[tuple[int, ...]]) -> int:
+    from ..models.onnx.tracing import UncountedError, count_products
+
     try:
-        return count_products(module, workload.input_shapes)
+        return count_products(module, shapes)
+    except UncountedError:
+        raise
     except PluginError as error:
         raise _UncheckableError(str(error)) from error
 

@@ -97,7 +97,7 @@ class SearchConfig(BaseModel):
                 f"shared cells cannot communicate by {self.communication}: use communication none, or independent cells"
             )
         if self.quantile is not None and not self.targets_ms:
-            raise ValueError("--quantile requires --target-ms")
+            raise ValueError("--quantile requires --target-ms or --target-fps")
         if len({len(point) for point in self.targets_ms}) > 1:
             raise ValueError("every point needs one target per table")
         if self.targets_fps is not None and [*map(len, self.targets_fps)] != [*map(len, self.targets_ms)]:

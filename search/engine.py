@@ -13,7 +13,12 @@ from ..models.space.lgcnet import LGCNetSpace
 from ..models.space.protocol import ARCHITECTURE_FILE, Space
 from .config import SearchConfig
 from .constraint.constraint import CostConstraint
-from .constraint.feasibility import name_point_folder, require_common_space, require_feasible
+from .constraint.feasibility import (
+    describe_inactive_targets,
+    name_point_folder,
+    require_common_space,
+    require_feasible,
+)
 from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
 from .data.datasets import load_dataset, require_classes, split_halves
@@ -100,8 +105,8 @@ def _open_context(
     on_step: OnStep,
 ) -> SearchContext:
     """Validate tables, settings and data, and open the dataset and the device."""
-    space = LGCNetSpace.require(require_common_space(tables, config))
-    decisions = BlockDecisions(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
+    decisions = _make_decisions(tables, config)
+    space = decisions.space
     require_feasible(decisions, tables, config)
     require_crop(config.crop, space)
     spec = read_dataset(data)
@@ -132,6 +137,20 @@ def _open_context(
         out=out,
         progress=SearchProgress(on_step, config),
     )
+
+
+def _make_decisions(tables: Sequence[Predictor], config: SearchConfig) -> BlockDecisions:
+    space = LGCNetSpace.require(require_common_space(tables, config))
+    return BlockDecisions(space, shared=config.cells == "shared", fixed_fusion=config.fusion == "fixed")
+
+
+def list_inactive_targets(tables: Sequence[Predictor], config: SearchConfig) -> list[str]:
+    """Return a line for each point of targets that every architecture meets.
+
+    Raises:
+        UsageError: as in `search`.
+    """
+    return describe_inactive_targets(_make_decisions(tables, config), tables, config)
 
 
 def default_search_steps(data: Path, space: Space, batch: int) -> int:

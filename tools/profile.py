@@ -109,15 +109,16 @@ def profile(
 
     Example: lgc-profile --device cpu --space tiny --out tiny.lut
     """
+    from ..lut.table.spaces import load_space
     from ..lut.target import Target
-    from ..models.space.protocol import SearchSpace, Space
+    from ..models.space.protocol import SearchSpace
     from ..profiler import profile as profiler
     from ..profiler.backends.default import default_backend
     from ..profiler.machine.devices import check_device
     from ..profiler.table.multi_device import profile_on
 
     load_operators(plugin)
-    own, count = Space.load(space), _count_classes(classes, data)
+    own, count = load_space(space), _count_classes(classes, data)
     chosen = own if count is None else SearchSpace.require(own).with_classes(count)
     changed = chosen.fingerprint != own.fingerprint
     if input_size is not None:

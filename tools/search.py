@@ -125,7 +125,7 @@ def search(
     predictors, warnings = _open_predictors(lut, space, data, config.scope, out)
     targets_ms, conversions = _convert_frame_rates(config.targets_fps, predictors)
     from ..profiler.deployment.latency import make_latency_meter  # imports torch, as do the next
-    from ..search.engine import default_search_steps
+    from ..search.engine import default_search_steps, list_inactive_targets
     from ..search.engine import search as run_search
     from ..search.results import FrontResult
     from ..search.runtime.run_folder import is_finished
@@ -133,7 +133,7 @@ def search(
     batch = config.batch * count_processes()
     steps = settings["steps"] or default_search_steps(data, predictors[0].space, batch)
     config = config.model_copy(update={"steps": steps, "targets_ms": targets_ms or config.targets_ms})
-    warnings = [*conversions, *warnings]
+    warnings = [*conversions, *list_inactive_targets(predictors, config), *warnings]
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
     finished = is_finished(out, "search")
     with progress_bar() as on_progress:
@@ -172,10 +172,11 @@ def _open_predictors(
     paths: Sequence[Path], space: str | None, data: Path, scope: str, out: Path
 ) -> tuple[list[Predictor], list[str]]:
     """Return the predictors of tables for the classes of a dataset, and warnings about the tables."""
+    from ..lut.table.spaces import load_space
     from ..lut.table.table import LatencyTable
     from ..models.space.protocol import SearchSpace
 
-    requested = None if space is None else SearchSpace.load(space)
+    requested = None if space is None else SearchSpace.require(load_space(space))
     with ExitStack() as stack:
         tables = [stack.enter_context(LatencyTable.open(path)) for path in paths]
         classes = announce_dataset(data).num_classes
@@ -310,7 +311,8 @@ def _convert_frame_rates(
 
 
 def _describe_conversion(fps: float, predictor: Predictor) -> str:
-    target, ratio = f"{fps:.4g} FPS: {1000 / fps:.4g} ms by the median of all runs", predictor.median_ratio
+    target_ms, ratio = predictor.from_fps(fps), predictor.median_ratio
+    target = f"{fps:.4g} FPS: {target_ms * (ratio or 1):.4g} ms by the median of all runs"
     if ratio is None:
         return (
             f"{target}, which is not converted to the table's statistic of undisturbed runs: {predictor.table_path} "
@@ -318,7 +320,7 @@ def _describe_conversion(fps: float, predictor: Predictor) -> str:
         )
     longer = f"{abs(ratio - 1) * 100:.1f} % {'above' if ratio >= 1 else 'below'}"
     return (
-        f"{target}; {predictor.from_fps(fps):.4g} ms by the table's statistic of undisturbed runs: when "
+        f"{target}; {target_ms:.4g} ms by the table's statistic of undisturbed runs: when "
         f"{predictor.table_path} was measured, its networks had a median {longer} it"
     )
 
@@ -328,9 +330,11 @@ def _warn_if_collapsed(results: Sequence[SearchResult]) -> None:
         edges = sum(result.operators.values())
         idle = sum(count for name, count in result.operators.items() if name in ("zero", "skip"))
         if idle > MAX_IDLE_SHARE * edges:
-            cause = "--beta is too large" if result.target_ms is None else "the target is too tight"
+            cause = "--beta is too large, or " if result.target_ms is None else "the target is too tight, or "
+            if result.target_ms is not None and result.target_ms >= result.slowest_ms:
+                cause = ""
             say(
-                f"warning: {idle} of {edges} edges of {result.architecture} are zero or skip: {cause}, or the search "
+                f"warning: {idle} of {edges} edges of {result.architecture} are zero or skip: {cause}the search "
                 "collapsed; try a longer --warm-up or more --steps"
             )
 
@@ -374,11 +378,13 @@ def _format_lines(results: Sequence[SearchResult]) -> list[str]:
 
 
 def _format_measurement(result: SearchResult) -> list[str]:
-    error_pct = result.measured_error_pct
+    error_pct, target = result.measured_error_pct, "the target"
     if error_pct is None:
         return []
+    if result.target_fps is not None:
+        target += f" of {result.target_fps:.4g} FPS ({result.target_ms:.3f} ms)"
     return [
-        f"  measured {result.measured_ms:.3f} ms at the table's machine speed, {error_pct:+.1f} % from the target, "
+        f"  measured {result.measured_ms:.3f} ms at the table's machine speed, {error_pct:+.1f} % from {target}, "
         f"after {result.refinements} refinements; the table predicts {result.predicted_ms:.3f} ms"
     ]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...errors import FileFormatError, LgcError, OutputError
-from ...files import atomic_path, format_error
+from ...files import SQLITE_HEADER, atomic_path, format_error
 from .rows import Benchmark, Entry, columns
 
 TABLE_SCHEMA_VERSION = 3
@@ -167,7 +167,7 @@ def open_store(path: Path, versions: Collection[int] = READABLE_VERSIONS) -> Sto
     with path.open("rb") as file:
         head = file.read(18)
         _require_locks(path, file)
-    if not head.startswith(b"SQLite format 3\0"):
+    if not head.startswith(SQLITE_HEADER):
         raise format_error(path, "latency table")
     page_bytes = max(int.from_bytes(head[16:]), 512)
     if path.stat().st_size < page_bytes:  # SQLite would open it as an empty database

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -385,11 +386,20 @@ class LatencyTable:
         if isinstance(self.space, SearchSpace):
             height, width = self.space.input
             own = f" --input {height}x{width} --classes {classes or self.space.classes}"
-        space = self.space.name if self.space.name in PRESETS else f"{self.space.name}.yaml"
+        space = self.space.name if self._has_preset else shlex.quote(str(self.path))
         return (
             f"lgc-profile --device {target.device} --backend {target.backend} "
-            f"--precision {target.precision}{threads} --space {space}{own}{plugins} --out {out}"
+            f"--precision {target.precision}{threads} --space {space}{own}{plugins} --out {shlex.quote(str(out))}"
         )
+
+    @property
+    def _has_preset(self) -> bool:
+        """True if the space is the preset of its name, apart from input size and number of classes."""
+        content = self.space.to_dict()
+        if self.space.name not in PRESETS or not {"input", "classes"} <= content.keys():
+            return False
+        own = {"input": content["input"], "classes": content["classes"]}
+        return {**SearchSpace.load(self.space.name).to_dict(), **own} == content
 
     def require(self, *, target: Target | None = None, space: Space | None = None) -> None:
         """Check that the table has this target and space.

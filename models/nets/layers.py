@@ -33,7 +33,7 @@ ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
 }
 """Modules of the activations, by their name in recipes."""
-_SPREAD = 0.5
+_MEAN_STD = 0.5
 """Standard deviation of random means of a trial."""
 _TOLERANCE = 1e-3
 """Largest mean difference of a folded module by rounding, as a share of the mean output."""
@@ -157,13 +157,12 @@ class ChannelArgMax(nn.Module):
 
 def _conv(layer: recipe.Conv, *, bias: bool) -> nn.Conv2d:
     """Return the convolution, padded so that only the stride changes the size."""
-    height, width = layer.kernel_size
     return nn.Conv2d(
         layer.c_in,
         layer.c_out,
-        (height, width),
+        layer.kernel_size,
         stride=layer.stride,
-        padding=(layer.dilation * (height // 2), layer.dilation * (width // 2)),
+        padding=layer.padding,
         dilation=layer.dilation,
         groups=layer.groups,
         bias=bias,
@@ -181,7 +180,7 @@ def _layer(layer: recipe.Layer) -> nn.Module:
         case recipe.Residual():
             return ResidualBlock(_chain(layer.layers))
         case recipe.MaxPool():
-            return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.kernel // 2)
+            return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.padding)
         case recipe.Resize():
             return BilinearResize(layer)
         case recipe.Add():
@@ -245,7 +244,7 @@ def is_foldable(module: nn.Module, shapes: Sequence[tuple[int, ...]]) -> bool:
     trial = copy.deepcopy(module).eval()
     for norm in trial.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
-            norm.running_mean.normal_(0, _SPREAD, generator=torch.Generator().manual_seed(0))
+            norm.running_mean.normal_(0, _MEAN_STD, generator=torch.Generator().manual_seed(0))
             norm.running_var.uniform_(1, 2, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=generator) for shape in shapes]

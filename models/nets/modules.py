@@ -43,7 +43,7 @@ def register_module(
     Args:
         name: Name of the operator, which must be new.
         macs: Function from a spec to the multiply-accumulates of one image. If they differ from those of the module's
-            convolutions and matrix products by more than `MAX_MACS_RATIO`, a warning says so.
+            convolutions and matrix products, as torch counts them, by more than `MAX_MACS_RATIO`, a warning says so.
         parameters: Function from a spec to the number of parameters; counted from the module if None.
         searchable: True if search spaces may use the operator as a candidate.
 
@@ -163,8 +163,8 @@ class _CheckedFactory:
             if self._has_warned:
                 _LOG.warning(
                     "warning: macs of operator %s returns %d for %s, but its convolutions and matrix products have %d: "
-                    "correct the macs of its register_module, part of its networks' costs; FLOPs are twice MACs",
-                    *(self._name, macs, spec, products),
+                    "correct the macs of its register_module, part of its networks' costs%s",
+                    *(self._name, macs, spec, products, _explain_surplus(macs / products)),
                 )
         return macs
 
@@ -186,6 +186,13 @@ class _CheckedFactory:
         recorder = _TensorRecorder()
         out = run_on_meta(self._build_folded(spec), [(1, spec.c_in, *spec.fine)], recorder=recorder)
         return recorder.summarise(out)
+
+
+def _explain_surplus(ratio: float) -> str:
+    """Return why a number of multiply-accumulates may exceed that of convolutions and matrix products."""
+    if ratio < 1:
+        return ""
+    return "; FLOPs are twice MACs" if 1.9 < ratio < 2.1 else ", unless other operations, e.g. an FFT, have the rest"
 
 
 class _TensorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ...errors import FileFormatError
@@ -82,15 +84,50 @@ def _read_torch(path: Path) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and torch raise their own kinds
         foreign = find_foreign_object(error)
         if not foreign:
             raise format_error(path, "weights") from error
         raise FileFormatError(
             f"cannot read weights {path}: it holds Python objects ({foreign}), which only code from the file "
-            "could rebuild; save tensors alone, with torch.save(network.state_dict(), FILE)"
+            "could rebuild; if you trust it, save its tensors alone, e.g. "
+            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
         ) from error
+
+
+class _NumberType:
+    """Type of a NumPy number in a torch file, which stands in for `numpy.dtype`.
+
+    Raises:
+        UnpicklingError: The type is not that of a number.
+    """
+
+    def __init__(self, name: str, *_: object) -> None:
+        if not re.fullmatch(r"[biufc]\d{1,2}", name):
+            raise UnpicklingError(f"GLOBAL numpy.dtype.{name}")
+        self._dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple[object, str]) -> None:
+        """Set the order of bytes."""
+        self._dtype = self._dtype.newbyteorder(state[1])  # type: ignore[arg-type]
+
+    def read(self, data: bytes) -> object:
+        """Return the number that `data` holds."""
+        return np.frombuffer(data, self._dtype, 1)[0].item()
+
+
+def _read_number(kind: _NumberType, data: bytes) -> object:
+    """Return a NumPy number, as `numpy.core.multiarray.scalar` does."""
+    return kind.read(data)
+
+
+_NUMPY_NUMBERS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+    (_NumberType, "numpy.dtype"),
+    *((_read_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+"""Substitutes for NumPy's code in torch files: programs store numbers, e.g. the best score, next to the weights."""
 
 
 def find_foreign_object(error: Exception) -> str:

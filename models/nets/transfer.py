@@ -19,6 +19,8 @@ _INNER_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_c
 """Names that torch inserts at any depth: `torch.compile`, FSDP, activation checkpointing."""
 MIN_SHARE = 0.25
 """Share of the tensors below which weights are another network's: blocks in common may fit by chance."""
+MIN_HOLDER_SHARE = 0.5
+"""Share of the names that a module must exceed to count as one that holds the network, e.g. next to a loss."""
 _MAX_DEPTH = 4
 _MAX_LISTED = 8
 
@@ -124,6 +126,7 @@ def transfer_weights(
     shapes = {name: tensor.shape for name, tensor in own.items() if tensor.is_floating_point()}
     removed, added = match_names(shapes, {name: tensor.shape for name, tensor in tensors.items()})
     renamed = {added + name[len(removed) :]: tensor for name, tensor in tensors.items() if name.startswith(removed)}
+    renamed |= (tied := _find_tied(own, renamed))
     same = {name for name, shape in shapes.items() if name in renamed and renamed[name].shape == shape}
     classifiers = _find_classifiers(shapes, renamed, classes)
     different = {
@@ -135,11 +138,7 @@ def transfer_weights(
             f"{stored.path} has weights of another network: only {len(same)} of its {len(tensors)} tensors fit the "
             f"{len(shapes)} of this one; train with --init scratch"
         )
-    needed: dict[str, set[str]] = {}
-    for name in shapes:
-        if get_module(name) not in classifiers:
-            needed.setdefault(get_part(name), set()).add(name)
-    whole = {part for part, names in needed.items() if names <= same}
+    whole = _list_whole_parts((name for name in shapes if get_module(name) not in classifiers), same, get_part)
     copied = {
         name: renamed[name]
         for name in own  # counters of batch normalisations may be missing
@@ -151,8 +150,32 @@ def transfer_weights(
     require_numbers(copied, own, stored.path)
     network.load_state_dict(own | copied)
     loaded, random = (tuple(name for name in shapes if (name in copied) == is_loaded) for is_loaded in (True, False))
-    unused = sum(tensor.is_floating_point() for tensor in tensors.values()) - len(loaded)
+    unused = sum(tensor.is_floating_point() for tensor in tensors.values())
+    unused -= len(set(loaded) - tied.keys())
     return Transfer(stored, loaded, random, classifiers, unused, removed, added)
+
+
+def _list_whole_parts(names: Iterable[str], fitting: set[str], get_part: PartOf) -> set[str]:
+    """Return the parts of the network all of whose tensors fit."""
+    needed: dict[str, set[str]] = {}
+    for name in names:
+        needed.setdefault(get_part(name), set()).add(name)
+    return {part for part, own in needed.items() if own <= fitting}
+
+
+def _find_tied(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the missing names of tensors that share their memory with a stored one, which files may hold once."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, tensor in own.items():
+        place = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
+        groups.setdefault(place, []).append(name)
+    return {
+        name: stored[present[0]]
+        for names in groups.values()
+        if (present := [name for name in names if name in stored])
+        for name in names
+        if name not in stored
+    }
 
 
 def count_fitting(network: nn.Module, tensors: Mapping[str, Tensor]) -> int:
@@ -168,7 +191,7 @@ def count_fitting(network: nn.Module, tensors: Mapping[str, Tensor]) -> int:
 def match_names(own: Shapes, stored: Shapes) -> tuple[str, str]:
     """Return the prefix to remove from the stored names and the one to add, so that most tensors fit.
 
-    Both are chains of `WRAPPERS`, or of a module that holds everything; among equal pairs the shortest is returned.
+    Both are chains of `WRAPPERS`, or of a module that holds most tensors; among equal pairs the shortest is returned.
     """
 
     def count(removed: str, added: str) -> int:
@@ -183,16 +206,19 @@ def match_names(own: Shapes, stored: Shapes) -> tuple[str, str]:
 
 
 def _list_prefixes(names: Iterable[str]) -> list[str]:
-    """Return the chains of wrappers that names begin with, each with a final dot, and the empty chain."""
+    """Return the chains of modules that may hold the network, each with a final dot, and the empty chain."""
     names = list(names)
     prefixes = level = [""]
     for _ in range(_MAX_DEPTH):
         following = []
         for prefix in level:
             inner = [name[len(prefix) :] for name in names if name.startswith(prefix)]
-            heads = dict.fromkeys(name.partition(".")[0] for name in inner if "." in name)
-            sole = len(heads) == 1 and all("." in name for name in inner)
-            following += [f"{prefix}{head}." for head in heads if sole or head in WRAPPERS]
+            heads = Counter(name.partition(".")[0] for name in inner if "." in name)
+            following += [
+                f"{prefix}{head}."
+                for head, count in heads.items()
+                if count > MIN_HOLDER_SHARE * len(inner) or head in WRAPPERS
+            ]
         prefixes, level = [*prefixes, *following], following
     return prefixes
 

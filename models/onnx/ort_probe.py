@@ -98,10 +98,10 @@ class OrtProbe:
                 )
             if first.shape != second.shape or 0 in first.shape:
                 parameters = self._list_value_inputs()
-                mend = f"make input {parameters} a constant" if parameters else f"choose another with {OUTPUT_OPTION}"
+                advice = f"make input {parameters} a constant" if parameters else f"choose another with {OUTPUT_OPTION}"
                 raise DynamicOutputError(
                     f"{self._where}: the shape of output {name} depends on the values of the input, {first.shape} or "
-                    f"{second.shape}, but must be static: {mend}"
+                    f"{second.shape}, but must be static: {advice}"
                 )
         return {name: (array.shape, str(array.dtype)) for name, array in zip(names, results[0], strict=True)}
 

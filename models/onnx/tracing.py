@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ...errors import LgcError, PluginError
 from ...plugins import describe_error, locate_error
@@ -27,6 +27,8 @@ CHANGES_INPUT = (
     "inplace=False on the input"
 )
 """Part of the message of an error for such a module."""
+_TORCH_NAMESPACES = ("aten", "prim", "prims")
+"""Namespaces of the operations of torch itself, whose products it counts."""
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
 _TOLERANCE = 1e-4
 """Largest difference between two runs on the same input."""
@@ -87,14 +89,41 @@ def copy_to_meta(module: nn.Module) -> nn.Module:
 def count_products(module: nn.Module, input_shapes: Sequence[tuple[int, ...]]) -> int:
     """Count the multiply-accumulates of a module's convolutions and matrix products in a run on meta tensors.
 
-    Products inside operations that torch does not know, e.g. of other packages, are not counted.
-
     Raises:
         PluginError: See `run_on_meta`.
+        UncountedError: It has operations of another package, which torch cannot count.
     """
-    counter = FlopCounterMode(display=False)
-    run_on_meta(module, input_shapes, recorder=counter)
+    counter, names = FlopCounterMode(display=False), _UncountedOperations()
+    with names:
+        run_on_meta(module, input_shapes, recorder=counter)
+    if names.names:
+        raise UncountedError(
+            f"torch cannot count the products of {', '.join(names.names)}: register their number with "
+            "torch.utils.flop_counter.register_flop_formula"
+        )
     return counter.get_total_flops() // 2
+
+
+class UncountedError(PluginError):
+    """A module has operations whose products torch cannot count."""
+
+
+class _UncountedOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Names of the operations that are neither torch's own nor in its registry of counts.
+
+    Attributes:
+        names: Names in the order of their first call, e.g. `torchvision::deform_conv2d`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: dict[str, None] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation; note its name."""
+        if func.namespace not in _TORCH_NAMESPACES and func.overloadpacket not in flop_registry:
+            self.names[func.name().partition(".")[0]] = None
+        return func(*args, **(kwargs or {}))
 
 
 def _explain_failure(error: Exception) -> str:

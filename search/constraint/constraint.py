@@ -5,7 +5,8 @@
     margin [K]       factor from a predicted cost to the bound that is compared with the target
     target ratio     largest ratio of bound to target over the costs; 1 is on the target
 
-Without targets, the target ratio is the first cost.
+Without targets, the target ratio is the first cost. Targets above every architecture are inactive: a target is a bound,
+so neither the loss nor the projection draws architectures up to them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from ...models.space.cost import Array, Cost, sum_costs
 from ..decisions import Decisions, Indices
 from .expected import ExpectedCost
 
+INACTIVE_RATIO = 1 - 1e-9
+"""Target ratio of the costliest architecture below which the targets exclude nothing; nearer ones are rounding."""
 NUM_WEIGHTINGS = 64
 """Number of random weightings of several costs that `CostConstraint.cheapest` tries."""
 
@@ -101,8 +104,8 @@ class CostConstraint:
     def scale(self, factor: float) -> CostConstraint:
         """Return a copy in which every architecture has `factor` times its cost."""
         other = copy(self)
-        other.__dict__.pop("cheapest", None)
-        other.__dict__.pop("costliest", None)
+        for name in ("cheapest", "costliest", "is_inactive"):
+            other.__dict__.pop(name, None)
         other.ratio_per_unit = self.ratio_per_unit * factor
         return other
 
@@ -123,6 +126,11 @@ class CostConstraint:
         """Choices [1, G] of largest target ratio, without `zero`."""
         candidates = [self.decisions.find_cheapest(cost.scale(-1), zero=False) for cost in self.costs]
         return max(candidates, key=lambda choices: float(self.target_ratio(choices)[0]))
+
+    @cached_property
+    def is_inactive(self) -> bool:
+        """True if there are targets and every architecture is below them, so that they exclude nothing."""
+        return self.targets is not None and float(self.target_ratio(self.costliest)[0]) < INACTIVE_RATIO
 
     @cached_property
     def _expected_costs(self) -> list[ExpectedCost]:

@@ -11,14 +11,14 @@ from ..config import SearchConfig
 from ..decisions import Decisions
 from .constraint import CostConstraint
 from .projection import ArchitectureBatch
-from .target_range import require_target_in_range
+from .target_range import describe_inactive_target, require_target_in_range
 
 
 def require_common_space(tables: Sequence[Predictor], config: SearchConfig) -> Space:
     """Return the tables' search space after a check of tables and targets.
 
     Raises:
-        UsageError: tables have different spaces, or targets do not match the tables or are out of the space's range.
+        UsageError: tables have different spaces, or targets do not match the tables or no architecture meets one.
     """
     if not tables:
         raise UsageError("a search needs a latency table: give one with --lut")
@@ -27,7 +27,7 @@ def require_common_space(tables: Sequence[Predictor], config: SearchConfig) -> S
         names = ", ".join(f"{table.table_path} (space {table.space.name})" for table in tables)
         raise UsageError(f"the tables of a search must share one space: {names}")
     if len(tables) > 1 and not config.targets_ms:
-        raise UsageError(f"{len(tables)} tables need one target per table: repeat --target-ms")
+        raise UsageError(f"{len(tables)} tables need one target per table: repeat --target-ms or --target-fps")
     if len({name_point_folder(point) for point in config.targets_ms}) < len(config.targets_ms):
         raise UsageError("two points of the front have the same targets: remove one")
     for point in config.targets_ms:
@@ -42,23 +42,39 @@ def require_feasible(decisions: Decisions, tables: Sequence[Predictor], config: 
     """Check that every point's targets stay feasible where settings, e.g. shared cells, restrict the space.
 
     Raises:
-        UsageError: a point's targets are below its fastest architecture, singly or together, or above its slowest.
+        UsageError: a point's targets are below its fastest architecture, singly or together.
     """
     for point in config.targets_ms:
-        for table, target in zip(tables, point, strict=True):
+        rates = config.find_fps(point)
+        for table, target, fps in zip(tables, point, rates, strict=True):
             single = CostConstraint.from_predictors(decisions, [table], [target], config.quantile)
-            require_targets_met(single, ArchitectureBatch(single.cheapest))
+            require_targets_met(single, ArchitectureBatch(single.cheapest), [fps])
         together = CostConstraint.from_predictors(decisions, tables, point, config.quantile)
-        require_targets_met(together, ArchitectureBatch(together.cheapest))
-        if float(together.target_ratio(together.costliest)[0]) < 1:
-            raise UsageError(
-                "every architecture is faster than the target with these settings; the slowest has "
-                + _format_costs(together, ArchitectureBatch(together.costliest))
-            )
+        require_targets_met(together, ArchitectureBatch(together.cheapest), rates)
 
 
-def require_targets_met(constraint: CostConstraint, architectures: ArchitectureBatch) -> None:
+def describe_inactive_targets(decisions: Decisions, tables: Sequence[Predictor], config: SearchConfig) -> list[str]:
+    """Return a line for each point whose targets every architecture meets: there the loss alone decides."""
+    return [
+        "; ".join(
+            describe_inactive_target(table, target, config.quantile, fps)
+            for table, target, fps in zip(tables, point, config.find_fps(point), strict=True)
+        )
+        + "; the architecture is chosen by its loss alone"
+        for point in config.targets_ms
+        if CostConstraint.from_predictors(decisions, tables, point, config.quantile).is_inactive
+    ]
+
+
+def require_targets_met(
+    constraint: CostConstraint, architectures: ArchitectureBatch, rates: Sequence[float | None]
+) -> None:
     """Check that architectures do not exceed their targets.
+
+    Args:
+        constraint: costs and targets.
+        architectures: architectures to check.
+        rates: frame rates that the targets were converted from, or None each; empty without targets.
 
     Raises:
         UsageError: an architecture exceeds one, because several tables or fixed parts leave no feasible architecture.
@@ -67,17 +83,22 @@ def require_targets_met(constraint: CostConstraint, architectures: ArchitectureB
         return
     if float(constraint.target_ratio(architectures.choices).max()) > 1 + 1e-9:
         raise UsageError(
-            "no architecture meets all targets with these settings; the nearest needs "
-            + _format_costs(constraint, architectures)
+            "no architecture meets all targets with these settings; the nearest has "
+            + _format_costs(constraint, architectures, rates)
         )
 
 
-def _format_costs(constraint: CostConstraint, architectures: ArchitectureBatch) -> str:
-    """Format costs of the first architecture next to its targets."""
+def _format_costs(constraint: CostConstraint, architectures: ArchitectureBatch, rates: Sequence[float | None]) -> str:
+    """Format costs of the first architecture next to its targets, in the targets' units."""
     bounds = constraint.evaluate(architectures.choices)[0] * constraint.margin
     targets = () if constraint.targets is None else tuple(constraint.targets)
-    rows = zip(bounds, targets, (cost.unit for cost in constraint.costs), strict=True)
-    return ", ".join(f"{bound:.3f} {unit} for a target of {target:.3f} {unit}" for bound, target, unit in rows)
+    rows = zip(bounds, targets, (cost.unit for cost in constraint.costs), rates, strict=True)
+    return ", ".join(
+        f"{bound:.3f} {unit} for a target of {target:.3f} {unit}"
+        if fps is None
+        else f"{fps * target / bound:.4g} FPS for a target of {fps:.4g} FPS"
+        for bound, target, unit, fps in rows
+    )
 
 
 def name_point_folder(point: Sequence[float]) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import SearchConfig
+from .constraint import CostConstraint
 
 
 class Objective(Protocol):
@@ -103,7 +104,8 @@ OBJECTIVES: dict[str, type[Objective]] = {"fixed-weight": FixedWeight, "dual-asc
 """Name -> objective."""
 
 
-def make_objective(config: SearchConfig) -> Objective:
-    """Return the objective of a search: none without the latency term, else dual ascent where there are targets."""
-    name = "none" if not config.latency_term else "dual-ascent" if config.targets_ms else "fixed-weight"
-    return OBJECTIVES[name].from_config(config)
+def make_objective(config: SearchConfig, constraint: CostConstraint) -> Objective:
+    """Return the objective of a search: none without the latency term or with inactive targets, else by the targets."""
+    if not config.latency_term or constraint.is_inactive:
+        return OBJECTIVES["none"].from_config(config)
+    return OBJECTIVES["fixed-weight" if constraint.targets is None else "dual-ascent"].from_config(config)

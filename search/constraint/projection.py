@@ -67,7 +67,7 @@ def project_to_target(choices: Indices, preference: Array, constraint: CostConst
     Args:
         choices: choices of the searched decisions before the projection, [N, S].
         preference: preference for choices, [S, C], or [N, S, C] with one preference per architecture.
-        constraint: costs and targets; without targets, architectures are only made valid.
+        constraint: costs and targets; without targets, or with inactive ones, architectures are only made valid.
 
     Returns:
         N valid architectures; where the target is infeasible, the target ratio stays above 1.
@@ -75,7 +75,7 @@ def project_to_target(choices: Indices, preference: Array, constraint: CostConst
     decisions = constraint.decisions
     preference = decisions.complete_preferences(preference)
     batch = ArchitectureBatch(decisions.repair(decisions.with_defaults(choices), preference))
-    if constraint.targets is None:
+    if constraint.targets is None or constraint.is_inactive:
         return batch
     preference = np.broadcast_to(preference, (len(choices), *preference.shape[-2:]))
     batch = _swap_to_target(batch, preference, constraint)

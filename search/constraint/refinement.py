@@ -52,8 +52,8 @@ def require_refinable(config: SearchConfig, tables: int) -> None:
     """
     if tables > 1 or not config.targets_ms or config.quantile is not None:
         raise UsageError(
-            "refinement by measurement needs one table, a target for it and no quantile: change --lut, --target-ms or "
-            "--quantile, or leave --measure out"
+            "refinement by measurement needs one table, a target for it and no quantile: change --lut, --target-ms "
+            "(or --target-fps) or --quantile, or leave --measure out"
         )
 
 

@@ -1,4 +1,4 @@
-"""Range of a space's latencies: targets outside it, and how to reach them."""
+"""Range of a space's latencies: targets below it, and how to reach them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIGITS = 4
 def require_target_in_range(
     predictor: Predictor, target_ms: float, quantile: float | None = None, fps: float | None = None
 ) -> None:
-    """Check that the space has an architecture at the target.
+    """Check that an architecture of the space meets the target.
 
     Args:
         predictor: predictor of the space.
@@ -26,35 +26,44 @@ def require_target_in_range(
         fps: frame rate that the target was converted from; None for a target in ms.
 
     Raises:
-        UsageError: the target is below the fastest or above the slowest architecture; the message gives both, and what
+        UsageError: even the fastest architecture is too slow; the message has the range in the target's unit, and what
             to change.
     """
     margin = 1.0 if quantile is None else predictor.margin(quantile)
-    fastest, slowest = (margin * end for end in predictor.range_ms)
-    if fastest <= target_ms <= slowest:
+    fastest = margin * predictor.range_ms[0]
+    if target_ms >= fastest:
         return
-    target = f"{target_ms:.4g} ms" if fps is None else f"{fps:.4g} FPS ({target_ms:.4g} ms)"
-    too_fast = target_ms < fastest
-    side = "below the fastest" if too_fast else "above the slowest"
-    if fps is not None:
-        side = "faster than the fastest" if too_fast else "slower than the slowest"
-    bound = "" if quantile is None else f", with the margin of --quantile {quantile:g}"
+    if fps is None:
+        target, side = f"{target_ms:.4g} ms", "below"
+        limit = f"--target-ms {_round(fastest, math.ceil)}"
+    else:
+        target, side = f"{fps:.4g} FPS", "above"
+        limit = f"--target-fps {_round(predictor.to_fps(fastest), math.floor)}"
+    ratio = fastest / target_ms
+    pixels = f" ({ratio:.2g} times fewer pixels or more)" if ratio <= MAX_PIXEL_RATIO else ""  # latency ~ pixels
     raise UsageError(
-        f"a target of {target} is {side} architecture of {predictor.space.name}: {predictor.table_path} "
-        f"predicts {predictor.format_range(margin)} in scope {predictor.scope}{bound}; "
-        f"{_advise(target_ms, fastest, slowest)}"
+        f"a target of {target} is {side} the fastest architecture of {predictor.space.name}: "
+        f"{_describe_range(predictor, quantile, fps is not None)}; profile a smaller --input{pixels} or a "
+        f"smaller space (docs/spaces.md), or take the fastest: {limit}"
     )
 
 
-def _advise(target_ms: float, fastest: float, slowest: float) -> str:
-    """Return how to reach a target outside the range; the latency is about proportional to the pixels."""
-    too_fast = target_ms < fastest
-    ratio, size = (fastest / target_ms, "smaller") if too_fast else (target_ms / slowest, "larger")
-    pixels = f" ({ratio:.2g} times {'fewer' if too_fast else 'the'} pixels or more)" if ratio <= MAX_PIXEL_RATIO else ""
-    end = f"the fastest: --target-ms {_round(fastest, math.ceil)}"
-    if not too_fast:
-        end = f"the slowest: --target-ms {_round(slowest, math.floor)}"
-    return f"profile a {size} --input{pixels} or a {size} space (docs/spaces.md), or take {end}"
+def describe_inactive_target(
+    predictor: Predictor, target_ms: float, quantile: float | None = None, fps: float | None = None
+) -> str:
+    """Return a line on a target that every architecture meets, by a table; see `require_target_in_range`."""
+    target = f"{target_ms:.4g} ms" if fps is None else f"{fps:.4g} FPS"
+    return f"a target of {target} excludes nothing: {_describe_range(predictor, quantile, fps is not None)}"
+
+
+def _describe_range(predictor: Predictor, quantile: float | None, rates: bool) -> str:
+    """Return the range of the space's latencies, or of its frame rates, as a table predicts it."""
+    margin = 1.0 if quantile is None else predictor.margin(quantile)
+    fastest, slowest = (margin * end for end in predictor.range_ms)
+    latencies = f"{fastest:.3f} to {slowest:.3f} ms"
+    values = f"{predictor.to_fps(slowest):.4g} to {predictor.to_fps(fastest):.4g} FPS" if rates else latencies
+    bound = "" if quantile is None else f", with the margin of --quantile {quantile:g}"
+    return f"{predictor.table_path} predicts {values} in scope {predictor.scope}{bound}"
 
 
 def _round(value: float, direction: Callable[[float], int]) -> str:

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 DATASET_FILES = ("dataset.yaml", "dataset.yml")
 """Description that a dataset's folder may contain."""
-MAX_SAMPLED = 8
+MAX_SAMPLED_LABELS = 8
 """Number of labels of each split that `DatasetSpec.remarks` reads."""
 MAX_DECODED = 4
 """Number of its images that it decodes."""
@@ -143,7 +143,7 @@ class DatasetSpec:
         texts = list[str]()
         with ThreadPoolExecutor() as pool:
             labels = {
-                split: [*filter(None, pool.map(_try_summary, _choose_pairs(pairs, MAX_SAMPLED)))]
+                split: [*filter(None, pool.map(_try_summary, _choose_pairs(pairs, MAX_SAMPLED_LABELS)))]
                 for split, pairs in labelled.items()
             }
             for split, pairs in self.matched.items():

@@ -303,7 +303,7 @@ def require_pairs(pairs: list[Pair], split: Split, splits: Iterable[Split]) -> l
 
 
 def list_doubtful_turns(pairs: Sequence[Pair]) -> list[str]:
-    """Return a remark on images that are turned by their EXIF orientation, but keep their shape, unlike their labels.
+    """Return a remark on images whose EXIF orientation rotates or mirrors them within their shape, unlike their labels.
 
     The labels of such images may be those of the stored pixels: both have the same size.
     """
@@ -319,6 +319,7 @@ def list_doubtful_turns(pairs: Sequence[Pair]) -> list[str]:
     if not doubtful:
         return []
     return [
-        f"{len(doubtful)} of {len(pairs)} images are turned by their EXIF orientation, e.g. {doubtful[0]}, and their "
-        "labels have none: these must be drawn on the upright images, else remove the images' orientation"
+        f"{len(doubtful)} of {len(pairs)} images are rotated or mirrored by their EXIF orientation, e.g. "
+        f"{doubtful[0]}, and their labels have none: these must be drawn on the upright images, else remove the "
+        "images' orientation"
     ]

@@ -62,7 +62,8 @@ def finalize(
     config, start = context.config, time.monotonic()
     scorer = SupernetScorer(context, trainer)
     ranking = _rank_candidates(config, trainer, constraint, scorer)
-    require_targets_met(constraint, ranking.architectures)
+    rates = _find_fps(config, constraint)
+    require_targets_met(constraint, ranking.architectures, rates)
     candidates = [build_architecture(ranking.architectures, row, constraint) for row in range(len(ranking.losses))]
     trial_losses = _run_trials(context, scorer, candidates, run) if len(candidates) > 1 else []
     best = int(np.argmin([np.inf if loss is None else loss for loss in trial_losses])) if trial_losses else 0
@@ -70,7 +71,7 @@ def finalize(
     loss_before, loss_likeliest = float(np.mean(scorer.score_samples(config))), ranking.likeliest_loss
     space, predictor = context.decisions.space, context.predictors[0]
     interval, predicted_ms = predictor.interval(architecture), predictor.predict(architecture)
-    target_fps = next(iter(_find_fps(config, constraint)), None)
+    target_fps = next(iter(rates), None)
     result = SearchResult(
         architecture=run.path / ARCHITECTURE_FILE,
         target_ms=None if constraint.targets is None else float(constraint.targets[0]),

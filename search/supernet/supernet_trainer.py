@@ -130,7 +130,7 @@ class SupernetTrainer:
             {"params": list(self.alphas.guides.parameters()), "lr": config.communication_lr},
         ]
         self._adam = torch.optim.Adam(groups, betas=(0.5, 0.999), weight_decay=config.arch_decay)
-        self.objective = make_objective(config)
+        self.objective = make_objective(config, constraint)
         self._noise = torch.Generator().manual_seed(config.seed)
         self._class_weights = class_weights
         self.step = 0

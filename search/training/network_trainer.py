@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT, StateDict
 
 MOMENTUM = 0.9
+QUICK_PROBE_S = 0.5
+"""Seconds up to which a probe of the trained weights is part of every checkpoint."""
+MAX_PROBE_SHARE = 0.05
+"""Largest share of the time between two slower probes that the first one took; checkpoints between them have none."""
 
 
 class TrainingRecord(MetricsRecord):
@@ -63,7 +68,7 @@ class TrainingState(Checkpoint):
         precision: state of Fabric's precision.
         probe: probe of the network before the first step, as JSON; missing in checkpoints of earlier versions.
         trained_probe: probe of the network with these weights, as JSON; missing in checkpoints of earlier versions, and
-            of a network that cannot be copied in training or returns infinite logits.
+            of a network that cannot be copied in training or returns infinite logits; in most of a slow network.
     """
 
     trainee: dict[str, Tensor]
@@ -102,6 +107,7 @@ class NetworkTrainer:
         synchronise_norms(network, fabric)
         self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
         self._trainee, self._probe = network, probe
+        self._probe_s = self._probed_at = 0.0  # duration and end of the last probe of trained weights
         self._infinite = copy_infinite_tensors(network)
         self._sgd = torch.optim.SGD(split_decay_groups(network, config.weight_decay), config.lr, momentum=MOMENTUM)
         # Fabric's wrappers compute in its precision and average gradients over its processes.
@@ -187,8 +193,12 @@ class NetworkTrainer:
         }
         if self._probe is not None:
             snapshot["probe"] = self._probe.model_dump_json()
-            with suppress(MismatchError):
-                snapshot["trained_probe"] = self._probe_weights(self._probe).model_dump_json()
+            start = time.monotonic()
+            if self._probe_s <= QUICK_PROBE_S or self._probe_s <= MAX_PROBE_SHARE * (start - self._probed_at):
+                with suppress(MismatchError):
+                    snapshot["trained_probe"] = self._probe_weights(self._probe).model_dump_json()
+                self._probed_at = time.monotonic()
+                self._probe_s = self._probed_at - start
         return snapshot
 
     def _probe_weights(self, like: LogitsProbe) -> LogitsProbe:

@@ -16,7 +16,7 @@ from ...models.nets.probe import LogitsProbe
 from ...models.nets.weights import WEIGHTS_FILE, load_weights, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
-from ...models.training_result import TrainingResult
+from ...models.training_result import StoredScores
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.description import DatasetSpec
 from ..runtime.fabric import explain_out_of_memory, open_fabric
@@ -113,7 +113,7 @@ def train(
 def _return_finished(result: TrainResult, run: RunFolder, log: Log) -> TrainResult:
     """Return the result of a finished training; log a warning if it is that of other weights."""
     weights = run.path / WEIGHTS_FILE
-    stored = TrainingResult.read(run.path) if run.active else None
+    stored = StoredScores.read(run.path) if run.active else None
     if stored is not None and weights.exists():
         try:
             stored.require_weights(weights)

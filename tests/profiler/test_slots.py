@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import lgc
 from lgc import ExpectedCost, LatencyTable, OpSpec, Predictor, Slot
@@ -209,6 +210,47 @@ def test_networks_that_cannot_be_compared_are_reported(device, tmp_path, caplog)
     (line,) = caplog.messages
     assert line.startswith("warning: networks are not compared with their slots")
     assert "values of a tensor decide" in line
+
+
+@torch.library.custom_op("lgc_tests::opaque_conv", mutates_args=())
+def opaque_conv(x: torch.Tensor, weight: torch.Tensor, padding: int) -> torch.Tensor:
+    return F.conv2d(x, weight, padding=padding)
+
+
+@opaque_conv.register_fake
+def _(x, weight, padding):
+    return F.conv2d(x, weight, padding=padding)
+
+
+class OpaqueConv(nn.Module):
+    """Convolution by an operation of another package."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        return opaque_conv(x, self.conv.weight, self.conv.padding[0])
+
+
+def test_networks_that_cannot_be_counted_are_reported(device, tmp_path, caplog):
+    """Their products would be zero, those of the slots are not."""
+
+    def build_opaque(choices):
+        network = build(choices)
+        for layer in [*network.modules()]:
+            conv = getattr(layer, "conv", None)
+            if isinstance(conv, nn.Conv2d) and conv.groups == 1 and conv.stride == (1, 1):
+                layer.conv, layer.norm = OpaqueConv(conv), nn.Identity()
+        return network
+
+    table = lgc.LatencyTable.create(tmp_path / "t.lut", TARGET, lgc.SlotSpace.from_slots(SLOTS), {}, {})
+    networks = [*table.space.spread(2, 0)]
+    check_networks(table, networks, make_network_builder(build_opaque, SHAPES))
+    (line,) = caplog.messages
+    assert line.startswith(
+        "warning: networks are not compared with their slots: torch cannot count the products of lgc_"
+    )
 
 
 @pytest.mark.parametrize(("weight", "reported"), [(0.0, True), (0.9, False), (2.3, True)])

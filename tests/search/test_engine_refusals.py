@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from lgc.errors import DataError, FileFormatError, OutputError, TrainingError, UsageError
+from lgc.models.space.protocol import Architecture
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.synthetic.writers import write_scenes
-from lgc.search.engine import search
+from lgc.search.engine import list_inactive_targets, search
 from lgc.search.selection.strategies import PASSES_PER_STEP, count_halving_passes
 from lgc.search.supernet import supernet_trainer as trainer_module
 
@@ -89,10 +90,9 @@ def test_two_halves_need_two_images(street, short, tmp_path):
 
 
 def test_out_of_range_target_is_refused_first(street, tmp_path, short):
-    for share, side in ((-0.5, "below the fastest"), (1.5, "above the slowest")):
-        settings = change(short, targets_ms=((find_target(street, 0.5),), (find_target(street, share),)))
-        with pytest.raises(UsageError, match=side):
-            search(street, tmp_path / "nowhere", tmp_path / "run", settings)
+    settings = change(short, targets_ms=((find_target(street, 0.5),), (find_target(street, -0.5),)))
+    with pytest.raises(UsageError, match="below the fastest"):
+        search(street, tmp_path / "nowhere", tmp_path / "run", settings)
     assert not (tmp_path / "run").exists()
 
 
@@ -101,19 +101,35 @@ def test_settings_can_make_target_infeasible(street, scenes, short, tmp_path):
     target = street.predict(street.fastest)
     result = search(street, scenes, tmp_path / "run", change(short, targets_ms=((target,),)))
     assert result.predicted_ms == pytest.approx(target)
-    with pytest.raises(UsageError, match=f"the nearest needs .* ms for a target of {target:.3f} ms"):
-        search(street, scenes, tmp_path / "out", change(short, targets_ms=((target,),), fusion="fixed"))
+    fixed = change(short, targets_ms=((target,),), fusion="fixed")
+    with pytest.raises(UsageError, match=f"the nearest has .* ms for a target of {target:.3f} ms"):
+        search(street, scenes, tmp_path / "out", fixed)
+    with pytest.raises(UsageError, match=r"the nearest has .* FPS for a target of 50 FPS"):
+        search(street, scenes, tmp_path / "out", change(fixed, targets_fps=((50.0,),)))
     assert not (tmp_path / "out").exists()
 
 
-def test_settings_can_make_everything_too_fast(street, scenes, short, tmp_path):
+def test_settings_can_make_targets_inactive(street, short):
     """The slowest architecture has the slowest fusion cell, not the fixed one."""
-    target = street.predict(street.slowest)
-    result = search(street, scenes, tmp_path / "run", change(short, targets_ms=((target,),)))
-    assert result.predicted_ms > 0.95 * target
-    with pytest.raises(UsageError, match="every architecture is faster than the target with these settings"):
-        search(street, scenes, tmp_path / "out", change(short, targets_ms=((target,),), fusion="fixed"))
-    assert not (tmp_path / "out").exists()
+    settings = change(short, targets_ms=((street.predict(street.slowest),),))
+    assert list_inactive_targets([street], settings) == []
+    (line,) = list_inactive_targets([street], change(settings, fusion="fixed"))
+    assert "excludes nothing" in line
+
+
+@pytest.mark.parametrize("strategy", ["gradient", "random", "evolution"])
+def test_inactive_target_leaves_the_loss(street, scenes, short, tmp_path, strategy):
+    """The result does not depend on the target."""
+    low, high = street.range_ms
+    settings = change(short, targets_ms=((2 * high,),), strategy=strategy)
+    results = [
+        search(street, scenes, tmp_path / name, change(settings, **changes))
+        for name, changes in (("a", {}), ("b", {"targets_ms": ((3 * high,),)}))
+    ]
+    first, second = (Architecture.load(result.architecture).choices for result in results)
+    assert first == second
+    assert results[0].target_ms == 2 * high
+    assert low <= results[0].predicted_ms <= high
 
 
 def test_contradicting_targets_are_refused_first(street_space, predict, scenes, short, tmp_path):

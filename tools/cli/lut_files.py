@@ -146,11 +146,12 @@ def import_table(
         write_frame(foreign_to_frame(foreign), out)
         emit(content, as_json, f"{out}: {format_count(len(foreign.rows), 'row')} of {foreign.project}")
         return
+    from ...lut.table.spaces import load_space
     from ...models.space.protocol import SearchSpace
 
     target = _make_target(space, device, backend, precision)
     load_operators(plugin)
-    result = write_table(foreign, out, SearchSpace.load(str(space)), target)
+    result = write_table(foreign, out, SearchSpace.require(load_space(str(space))), target)
     skipped = {row.name: row.why for row in foreign.rows if row.spec is None}
     emit(
         {**content, **asdict(result), "left": skipped},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 import shlex
@@ -90,6 +91,8 @@ def make_range_option(
             raise typer.BadParameter(f"{text!r} is not a valid float.") from error
         if not all(COMPARISONS[name][2](number, bound) for name, bound in bounds.items()):
             raise UsageError(f"{flag} must be {words}")
+        if math.isinf(number):
+            raise UsageError(f"{flag} must be finite")
         return number
 
     shown = f"{help} [{_format_range(bounds)}]"
@@ -128,7 +131,9 @@ def make_seed_option(scope: str = "") -> Any:
 
 def make_space_option(default: str | bool = True) -> Any:
     """Return the option `--space`; `default` is as in `make_backend_option`."""
-    return typer.Option("--space", help="Search space: name of a preset, or a YAML file.", show_default=default)
+    return typer.Option(
+        "--space", help="Search space: name of a preset, a YAML file, or a table that has it.", show_default=default
+    )
 
 
 def is_given(context: typer.Context, name: str) -> bool:

@@ -18,7 +18,7 @@ GREY = 0x010101
 """Darkest grey as a 24-bit number, of which the others are multiples."""
 GREY_PALETTE = np.arange(256) * GREY
 """Colour of each value of a grey image, as a 24-bit number."""
-_SPREAD = {"L": 255, "I": 65535}
+_MODE_MAXIMUM = {"L": 255, "I": 65535}
 """Largest value of a mode, over whose range Pillow spreads the values of files with a smaller maximum."""
 _DEEP_STEP = Fraction(1, 257)
 """Step between the greys, 0..255, of successive values of 16 bits."""
@@ -97,7 +97,7 @@ def read_raw_label(path: Path, image: Path | None = None) -> RawLabel:
     if file.mode == "1":
         values, step = values.astype(np.uint8), 255
     elif header.maximum is not None and palette is None:
-        values = np.rint(values * (header.maximum / _SPREAD[file.mode])).astype(values.dtype)
+        values = np.rint(values * (header.maximum / _MODE_MAXIMUM[file.mode])).astype(values.dtype)
         step = max(255 // header.maximum, 1)
     return RawLabel(path, file.mode, values, False, palette, step, header.lossy)
 

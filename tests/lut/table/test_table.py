@@ -11,6 +11,7 @@ from lgc.lut import Correction, LatencyTable, Target
 from lgc.lut.statistics.estimates import Summary
 from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
+from lgc.lut.table.spaces import load_space
 from lgc.lut.table.table import MIN_ENTRY_MS, UNFINISHED, network_key
 from lgc.models import OpSpec, SearchSpace
 
@@ -202,9 +203,22 @@ def test_pending_entry_names_the_profile_command(table, path):
         table.latency_ms(OpSpec.parse(first(table)))
     assert f"{first(table)} not measured yet; measure it with: {table.profile_command()}" in str(caught.value)
     assert table.profile_command() == (
-        f"lgc-profile --device cpu --backend torch --precision fp32 --threads 2 --space mini.yaml --input 32x32 "
+        f"lgc-profile --device cpu --backend torch --precision fp32 --threads 2 --space {path} --input 32x32 "
         f"--classes 3 --out {path}"
     )
+
+
+def test_spaces_are_loaded_from_tables(table, path):
+    """The command that resumes a table needs no other file."""
+    assert load_space(path).fingerprint == table.space.fingerprint
+    assert load_space("tiny").fingerprint == SearchSpace.load("tiny").fingerprint
+
+
+def test_changed_presets_are_profiled_from_tables(tmp_path):
+    content = {**SearchSpace.load("tiny").model_dump(mode="json"), "operators": ["zero", "skip", "conv_3x3"]}
+    path = tmp_path / "a table.lut"
+    with LatencyTable.create(path, Target("cpu", "torch"), SearchSpace.check(content, "tiny"), {}, {}) as table:
+        assert f" --space '{path}' --input 192x256 " in table.profile_command()
 
 
 def test_presets_are_profiled_by_name(tmp_path):

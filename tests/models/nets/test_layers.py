@@ -1,12 +1,13 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from lgc.models import LGCNet, SearchSpace
-from lgc.models.nets.layers import ConvNormAct, build_module, fold_norms, is_foldable
+from lgc.models.nets.layers import ConvNormAct, _layer, build_module, fold_norms, is_foldable
 from lgc.models.nets.network import DenseOutput, randomise_norms
+from lgc.models.recipe import Conv, MaxPool, output_shape
 from lgc.models.space.opspec import OpSpec
 
 
@@ -32,6 +33,36 @@ def test_folding_preserves_output(operator, channels, stride, seed):
     module = with_random_norms(build_module(OpSpec(operator, channels, channels, 13, 18, stride)), seed)
     x = torch.randn(2, channels, 13, 18, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(fold_norms(module)(x), module(x), atol=1e-5, rtol=1e-5)
+
+
+@given(
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.integers(1, 4),
+    dilation=st.integers(1, 3),
+    blocks=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+@settings(max_examples=60)
+def test_only_the_stride_changes_the_size(kernel, stride, dilation, blocks):
+    even = any((dilation * (side - 1) + 1) % 2 == 0 for side in kernel)
+    assume(stride > 1 or not even)
+    layer = Conv(2, 3, kernel, stride, dilation)
+    height, width = (stride * count for count in blocks)
+    for size in ((height, width), *(() if even else ((height + 1, width + stride - 1),))):
+        shape = output_shape((layer,), (2, *size))
+        assert shape == (3, -(-size[0] // stride), -(-size[1] // stride))
+        assert _layer(layer)(torch.zeros(2, 2, *size)).shape[1:] == shape
+    assume(kernel[0] == kernel[1] and (kernel[0] % 2 or stride > 1))
+    pooled = _layer(MaxPool(kernel[0], stride))(torch.zeros(1, 2, height, width))
+    assert pooled.shape == (1, 2, *blocks)
+
+
+def test_patch_embedding_reads_each_pixel_once():
+    """A 2x2 convolution of stride 2 has no padding."""
+    conv = _layer(Conv(1, 1, 2, 2, plain=True))
+    conv.weight.data.fill_(1)
+    conv.bias.data.zero_()
+    x = torch.arange(24.0).reshape(1, 1, 4, 6)
+    torch.testing.assert_close(conv(x), 4 * nn.functional.avg_pool2d(x, 2))
 
 
 def test_folding_copies_network_and_preserves_output(mini_space):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from lgc.errors import FileFormatError, UsageError
-from lgc.models.nets.state_dicts import StateDict, read_state_dict
+from lgc.models.nets.state_dicts import StateDict, _read_torch, read_state_dict
 from lgc.models.nets.transfer import count_fitting, transfer_weights
 
 
@@ -173,3 +174,61 @@ def test_foreign_files_are_described(foreign_files):
     for noun, path in foreign_files.items():
         with pytest.raises(FileFormatError, match=noun):
             read_state_dict(path)
+
+
+class TiedNet(nn.Module):
+    """Two layers that share a weight, but not their biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+
+@pytest.mark.parametrize("kept", ["first.weight", "second.weight"])
+def test_tied_tensors_stored_once_are_loaded(kept):
+    weights = make_weights(TiedNet())
+    weights = {name: value for name, value in weights.items() if name == kept or name.endswith("bias")}
+    network = TiedNet()
+    result = transfer(weights, network)
+    assert (result.random, result.unused) == ((), 0)
+    assert torch.equal(network.first.weight, weights[kept])
+    assert network.first.weight is network.second.weight
+    assert torch.equal(network.second.bias, weights["second.bias"])
+
+
+def test_network_next_to_a_loss_is_found():
+    """Lightning stores the network of a module, and its loss, by their attributes."""
+    weights = {f"unet.{name}": value for name, value in make_weights().items()}
+    result = transfer({**weights, "criterion.weight": torch.ones(5)})
+    assert (result.removed, result.random, result.unused) == ("unet.", (), 1)
+
+
+NUMBERS = [np.float64(0.5), np.float32(-2), np.int64(-7), np.uint8(200), np.bool_(True), np.dtype(">f8").type(0.25)]
+
+
+@pytest.mark.parametrize("number", [*NUMBERS, np.array(3.5, ">f4")[()]], ids=repr)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_numpy_numbers_next_to_weights_are_read(tmp_path, number, legacy):
+    path = tmp_path / "w.pt"
+    torch.save({"best": number, "state_dict": make_weights()}, path, _use_new_zipfile_serialization=not legacy)
+    assert read_state_dict(path).entry == "state_dict"
+    content = _read_torch(path)
+    assert content["best"] == number
+
+
+def test_names_of_earlier_numpy_are_known(tmp_path):
+    torch.save({"best": np.float64(0.5), "state_dict": make_weights()}, tmp_path / "w.pt")
+    data = (tmp_path / "w.pt").read_bytes()
+    assert b"numpy._core.multiarray" in data
+    torch.save({"best": np.float64(0.5)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "old.pt").read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    (tmp_path / "old.pt").write_bytes(old)
+    assert _read_torch(tmp_path / "old.pt") == {"best": 0.5}
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), np.str_("a"), np.datetime64(3, "s")], ids=["array", "text", "date"])
+def test_other_numpy_objects_are_refused(tmp_path, value):
+    torch.save({"best": value, "state_dict": make_weights()}, tmp_path / "w.pt")
+    with pytest.raises(FileFormatError, match=r"holds Python objects \(numpy\S+\), .* if you trust it"):
+        read_state_dict(tmp_path / "w.pt")

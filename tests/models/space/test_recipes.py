@@ -91,10 +91,11 @@ def test_text_omits_defaults(layer, text):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Conv(4, 4, 2), "kernel 2 would change the size"),
-        (lambda: Conv(4, 4, (3, 4)), r"kernel \(3, 4\) would change the size"),
-        (lambda: MaxPool(2, 2), "MaxPool: kernel 2 would change the size"),
-        (lambda: Conv(4, 4, 0), "kernel must be an odd number or .height, width., got 0"),
+        (lambda: Conv(4, 4, 2), "kernel 2 of stride 1 would change the size: use odd sides, a larger stride"),
+        (lambda: Conv(4, 4, (3, 4)), r"kernel \(3, 4\) of stride 1 would change the size"),
+        (lambda: Conv(4, 4, 2, dilation=3), "kernel 2 of stride 1 would change the size"),
+        (lambda: MaxPool(2, 1), "MaxPool: kernel 2 of stride 1 would change the size"),
+        (lambda: Conv(4, 4, 0), "kernel must be a number or .height, width., got 0"),
         (lambda: Conv(4, 4, (3,)), r"kernel must be .*, got \(3,\)"),
         (lambda: Conv(4, 4, [3, 3]), r"kernel must be .*, got \[3, 3\]"),
         (lambda: Conv(4, 4, 3.0), "kernel must be .*, got 3.0"),
@@ -129,7 +130,10 @@ def test_invalid_values_are_refused(make, message):
             lambda spec: (Conv(4, 4, 3, activation="swish"),),
             r"the recipe of mine raises UsageError: unknown activation 'swish'; .*test_recipes.py, line \d+",
         ),
-        (lambda spec: (Conv(4, 4, 4),), r"the recipe of mine raises .* kernel 4 would .*test_recipes.py, line \d+"),
+        (
+            lambda spec: (Conv(4, 4, 4),),
+            r"the recipe of mine raises .* kernel 4 of stride 1 would .*test_recipes.py, line \d+",
+        ),
         (lambda spec: [Conv(4, 4, 3)], "returns .*, not a tuple of layers"),
         (lambda spec: (Conv,), "not a tuple of layers"),
         (lambda spec: (Conv(8, 4, 3),), "takes 8 channels, but its input has 4"),
@@ -152,6 +156,22 @@ def test_counts_of_nested_layers(define):
     assert count_parameters(SPEC) == (4 * 8 + 8) + (2 * 8 * 2 + 8 + 2) + (8 * 4 * 3 + 4)
     wide, out = 8 * 64, 4 * 64
     assert find_footprint(SPEC) == Footprint(max(wide + 8 + wide, wide + out, 2 * out), 0, out)
+
+
+def test_even_kernels_need_divisible_sides(define):
+    define(lambda spec: (Conv(spec.c_in, spec.c_out, 2, spec.stride),))
+    assert get_recipe(OpSpec("mine", 4, 6, 8, 10, stride=2))
+    spec = OpSpec("mine", 4, 6, 8, 9, stride=2)
+    with pytest.raises(PluginError, match="stride 2 does not divide the input of 8x9, as an even kernel requires"):
+        get_recipe(spec)
+
+
+def test_even_kernels_count_each_weight(define):
+    define(lambda spec: (Conv(spec.c_in, spec.c_out, (2, 4), spec.stride),))
+    spec = OpSpec("mine", 4, 6, 8, 10, stride=2)
+    assert count_macs(spec) == (4 * 5) * 4 * 6 * (2 * 4)
+    assert count_parameters(spec) == 6 * (4 * 2 * 4 + 1)
+    assert find_footprint(spec) == Footprint(6 * 4 * 5, 0, 6 * 4 * 5)
 
 
 def test_recipe_digest_ignores_the_name(define):

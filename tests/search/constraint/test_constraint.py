@@ -158,15 +158,44 @@ def test_out_of_range_target_shows_range(predict, deep_space):
     predictor = predict(deep_space, correction=CALIBRATED)
     low, high = predictor.predict(predictor.fastest), predictor.predict(predictor.slowest)
     for quantile, margin in ((None, 1.0), (0.95, predictor.margin(0.95))):
-        for reachable in (low * margin * 1.0001, (low + high) / 2 * margin, high * margin * 0.9999):
+        for reachable in (low * margin * 1.0001, (low + high) / 2 * margin, high * margin * 1.0001):
             require_target_in_range(predictor, reachable, quantile)
-        beyond = ((low * margin * 0.9999, "below the fastest"), (high * margin * 1.0001, "above the slowest"))
-        for target, side in beyond:
-            with pytest.raises(UsageError, match=side) as error:
-                require_target_in_range(predictor, target, quantile)
-            message = str(error.value)
-            assert f"a target of {target:.4g} ms" in message
-            assert f"predicts {low * margin:.3f} to {high * margin:.3f} ms" in message
-            assert str(predictor.table_path) in message
-            assert ("--quantile 0.95" in message) == (quantile is not None)
+        target = low * margin * 0.9999
+        with pytest.raises(UsageError, match="below the fastest") as error:
+            require_target_in_range(predictor, target, quantile)
+        message = str(error.value)
+        assert f"a target of {target:.4g} ms" in message
+        assert f"predicts {low * margin:.3f} to {high * margin:.3f} ms" in message
+        assert str(predictor.table_path) in message
+        assert ("--quantile 0.95" in message) == (quantile is not None)
+        assert "FPS" not in message
     assert predictor.margin(0.95) > 1.05
+
+
+@pytest.mark.parametrize("quantile", [None, 0.95])
+def test_out_of_range_rate_is_answered_in_fps(predict, deep_space, quantile):
+    predictor = predict(deep_space, correction=CALIBRATED)
+    predictor.median_ratio = 1.25
+    margin = 1.0 if quantile is None else predictor.margin(quantile)
+    slowest, fastest = (predictor.to_fps(margin * ms) for ms in reversed(predictor.range_ms))
+    fps = 1.01 * fastest
+    with pytest.raises(UsageError, match=f"a target of {fps:.4g} FPS is above the fastest") as error:
+        require_target_in_range(predictor, predictor.from_fps(fps), quantile, fps)
+    message = str(error.value)
+    assert f"predicts {slowest:.4g} to {fastest:.4g} FPS" in message
+    assert " ms" not in message
+    suggested = float(message.rpartition("--target-fps ")[2])
+    assert 0.99 * fastest < suggested <= fastest
+    require_target_in_range(predictor, predictor.from_fps(suggested), quantile, suggested)
+
+
+@pytest.mark.parametrize(("share", "inactive"), [(0.9, False), (1.0, False), (1.1, True)])
+def test_targets_above_every_architecture_are_inactive(two, deep_space, share, inactive):
+    decisions = BlockDecisions(deep_space)
+    low, high = two[0].range_ms
+    constraint = CostConstraint.from_predictors(decisions, two[:1], [low + share * (high - low)])
+    assert constraint.is_inactive == inactive
+    assert not constraint.scale(2.0).is_inactive
+    other = CostConstraint.from_predictors(decisions, two, [2 * high, two[1].range_ms[0] * 1.1])
+    assert not other.is_inactive
+    assert not CostConstraint.from_predictors(decisions, two[:1]).is_inactive

@@ -20,6 +20,7 @@ from lgc.search.constraint.objectives import (
     make_objective,
 )
 from lgc.search.decisions import Decisions
+from lgc.search.supernet.blocks import BlockDecisions
 
 from ...spaces import ToySpace
 
@@ -95,10 +96,14 @@ def test_gradients_match_finite_differences(objective, constraint):
         ({"targets_ms": ((1.0,),)}, DualAscent),
         ({"latency_term": False}, NoTerm),
         ({"latency_term": False, "targets_ms": ((1.0,),)}, NoTerm),
+        ({"targets_ms": ((1e9,),)}, NoTerm),
     ],
 )
-def test_settings_choose_the_objective(changes, kind):
-    assert type(make_objective(SearchConfig(steps=1, **changes))) is kind
+def test_settings_choose_the_objective(predictor, changes, kind):
+    config = SearchConfig(steps=1, **changes)
+    targets = config.targets_ms[0] if config.targets_ms else None
+    constraint = CostConstraint.from_predictors(BlockDecisions(predictor.space), [predictor], targets)
+    assert type(make_objective(config, constraint)) is kind
 
 
 def test_fixed_weight_multiplies_log_cost():

@@ -409,14 +409,14 @@ def test_labels_turn_only_with_their_images(tmp_path: Path, orientation: int) ->
 @pytest.mark.parametrize(
     ("orientation", "size", "doubtful"), [(3, (4, 3), True), (6, (4, 3), False), (6, (3, 3), True)]
 )
-def test_turned_images_of_equal_shape_are_said(
+def test_rotated_images_of_equal_shape_are_reported(
     tmp_path: Path, orientation: int, size: tuple[int, int], doubtful: bool
 ) -> None:
     decode(tmp_path, Image.new("L", size))
     assert read_dataset(tmp_path).remarks == ()
     orient(tmp_path / "images/a.png", orientation)
     spec = read_dataset(tmp_path)
-    says = "1 of 1 images are turned by their EXIF orientation, e.g. "
+    says = "1 of 1 images are rotated or mirrored by their EXIF orientation, e.g. "
     assert [says in remark for remark in spec.remarks] == [True] * doubtful
     assert [says in remark for remark in check_dataset(spec).remarks if "EXIF" in remark] == [True] * doubtful
 

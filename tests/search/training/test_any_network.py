@@ -19,6 +19,7 @@ from lgc.models.nets.sources import FactorySource, PeerSource, load_source
 from lgc.models.nets.weights import save_weights
 from lgc.search.data.datasets import SegmentationDataset, load_dataset
 from lgc.search.runtime import training_loop
+from lgc.search.training import network_trainer
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.evaluation import evaluate_run
 from lgc.search.training.scores import evaluate_network
@@ -259,6 +260,21 @@ def test_change_invisible_at_first_is_recognised(scenes, tmp_path, monkeypatch):
     with pytest.raises(MismatchError, match=r"its logits .*, with the weights of step 2; "):
         train(RunNetwork(None, changed, SIZE), scenes, config, out=tmp_path)
     train(RunNetwork(None, network, SIZE), scenes, config, out=tmp_path)
+
+
+@pytest.mark.parametrize(("quick_s", "has_probe"), [(60.0, True), (0.0, False)])
+def test_slow_probes_are_not_in_every_checkpoint(scenes, tmp_path, monkeypatch, quick_s, has_probe):
+    """The first checkpoint has one, as the duration is unknown."""
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(network_trainer, "QUICK_PROBE_S", quick_s)
+    monkeypatch.setattr(network_trainer, "MAX_PROBE_SHARE", 0.0)
+    for step, expected in ((1, True), (2, has_probe)):
+        run = tmp_path / str(step)
+        with pytest.raises(KilledError):
+            train(TOY, scenes, CONFIG, out=run, on_step=kill_at(step))
+        state = load_checkpoint(run, "train")
+        assert (state["step"], "trained_probe" in state, "probe" in state) == (step, expected, True)
+    train(TOY, scenes, CONFIG, out=run)
 
 
 def test_damaged_probe_is_named(scenes, tmp_path):
