@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 import os
 import re
@@ -88,6 +89,7 @@ def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
         interrupted: message after Ctrl-C.
     """
     program = Path(sys.argv[0]).name
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # imported by torchmetrics; warns without a home folder
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale may lack e.g. the block of a legend's colour
