@@ -7,8 +7,8 @@ def covers_image(size: tuple[int, int], image: tuple[int, int]) -> bool:
     """Return True if a map covers its whole image; False if it may be a cut-out or padded.
 
     A map covers it if its sides are those of the image divided by one integer, rounded up or down, or one larger for
-    aligned corners. Other ratios must be exact: multiples, or divisors of twice the image's sides. Images that are not square
-    may be divided by any factor, since a part without borders has other proportions.
+    aligned corners. Other ratios must be exact: multiples, or divisors of twice the image's sides. Images that are not
+    square may be divided by any factor, since a part without borders has other proportions.
 
     Args:
         size: Height and width of the map.
