@@ -89,7 +89,7 @@ def register_operator(name: str, *, searchable: bool = False, upsamples: bool = 
 
     def register(recipe: Recipe) -> Recipe:
         if name in OPERATORS:
-            raise ValueError(f"operator {name!r} is already registered")
+            raise ValueError(f"operator {name!r} is already registered: choose another name")
         OPERATORS[name] = Operator(name, recipe, searchable, upsamples)
         return recipe
 

@@ -87,6 +87,7 @@ def test_file_runs_only_in_its_precision(call, file, mini_space, tmp_path):
     assert done.code == 0, done.err
     rows = [line.split() for line in done.out.splitlines() if re.match(r"\S+-dense\S* ", line) and ":" not in line]
     assert {(row[0], row[1]) for row in rows} == {(file.stem, "fp32"), (quantised.stem, "int8")}
+    assert "skipped" not in done.err
     assert "does not predict that of an int8 engine" in done.out
     assert "the model is fp16, not fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
 

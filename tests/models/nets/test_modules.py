@@ -113,6 +113,10 @@ def random_widths():
         (lambda spec: Forward(decide_by_value), r"test_modules.py, line \d+: values of a tensor decide"),
         (lambda spec: Forward(lambda x: x[x > 0].sum() + x), "values of a tensor decide"),
         (lambda spec: Forward(lambda x: x if torch.equal(x, x * 2) else x + 1), "values of a tensor decide"),
+        (
+            lambda spec: Forward(lambda x: torch.from_numpy(x.numpy())),
+            r"py, line \d+: NumPy cannot be traced: use oper",
+        ),
         (lambda spec: Unmoved(), "a tensor is not moved with the module: register it with register_buffer"),
         (lambda spec: nn.Conv2d(5, 4, 1), "the module of mine fails: RuntimeError: "),
         (
