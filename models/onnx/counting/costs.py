@@ -193,7 +193,7 @@ _BIASED = ("MatMul", "FusedMatMul", "MatMulInteger", "ConvInteger")
 """Products without an input for a bias, which an addition adds."""
 
 
-class _Scope:
+class Scope:
     """Graph with what its nodes can read, from the graphs around it too.
 
     torch exports equal weights as one and its copies by Identity: those of one value are weights before training, and
@@ -219,12 +219,12 @@ class _Scope:
         self.constants = ChainMap(own, constants or {})
         self.producers = ChainMap(computed, dict(producers or {}))
 
-    def walk(self) -> Iterator[_Scope]:
+    def walk(self) -> Iterator[Scope]:
         """Yield the graph and those inside."""
         yield self
         for node in self.graph.node:
             for inner in list_subgraphs(node):
-                yield from _Scope(inner, self.constants, self.producers).walk()
+                yield from Scope(inner, self.constants, self.producers).walk()
 
     def find_constant(self, name: str) -> tuple[Any, bool]:
         """Return the constant that a tensor is made of by `TRANSPARENT` operators, if any; and True if dequantised."""
@@ -258,7 +258,7 @@ class _Scope:
 
 def _count_parameters(graph: Any, shapes: Shapes) -> int:
     """Return the number of values of all parameters, each tensor once, those of one value once per layer."""
-    scopes = list(_Scope(graph).walk())
+    scopes = list(Scope(graph).walk())
     counted: dict[tuple[Hashable, ...], int] = {}
     for scope in scopes:
         for node in scope.graph.node:
@@ -308,7 +308,7 @@ def _identify_layer(node: Any, tensor: Any) -> tuple[Hashable, ...]:
     return (_read_note(node, _MODULE_KEY).rpartition(",")[0] or id(node),)
 
 
-def _iter_parameters(node: Any, scope: _Scope) -> Iterator[tuple[int, Any]]:
+def _iter_parameters(node: Any, scope: Scope) -> Iterator[tuple[int, Any]]:
     """Yield positions and constants of those among a node's inputs that are parameters."""
     if scope.is_scaling(node) and node.op_type == "Mul":
         return
