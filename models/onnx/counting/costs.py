@@ -7,11 +7,12 @@ Parameters are weights and biases of products, quantised ones too, and every oth
 values that is computed with, e.g. a scale of a decomposed normalisation or a positional embedding, in branches and
 loops too. Sizes, indices, scales of quantisation, and means and variances of batch normalisation do not count. A fixed
 mask, grid or normalisation of the image is indistinguishable from trained values and counts too, and so is a scale of
-ones of a normalisation without parameters.
+ones of a normalisation without parameters, unless metadata of torch's newer exporter tell.
 
 A tensor of several layers is one shared parameter. But exporters and optimisers merge equal weights, those of an
-untrained network: ones, and biases of zeros. A tensor of one value therefore counts once per layer. torch's newer
-exporter also removes biases of zeros, which count as long as the nodes keep its metadata.
+untrained network: ones, and biases of zeros. A tensor of one value therefore counts once per layer; the modules'
+names and the weights before tell a layer from a further call. torch's newer exporter also removes biases of zeros, which
+count as long as the nodes keep its metadata.
 """
 
 from __future__ import annotations
