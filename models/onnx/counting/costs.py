@@ -11,8 +11,8 @@ ones of a normalisation without parameters, unless metadata of torch's newer exp
 
 A tensor of several layers is one shared parameter. But exporters and optimisers merge equal weights, those of an
 untrained network: ones, and biases of zeros. A tensor of one value therefore counts once per layer; the modules'
-names and the weights before tell a layer from a further call. torch's newer exporter also removes biases of zeros, which
-count as long as the nodes keep its metadata.
+names and the weights before tell a layer from a further call. torch's newer exporter also removes biases of zeros,
+which count as long as the nodes keep its metadata.
 """
 
 from __future__ import annotations
