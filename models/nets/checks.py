@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -349,7 +351,7 @@ def _run(network: nn.Module, definition: NetworkDefinition, images: Tensor, opti
     """Return the outputs by name; translate errors, which name a size that works if there is one."""
     name, version = definition.source.reference, images._version
     try:
-        with torch.compiler.set_stance("force_eager"), ActivationMarks():  # compiled calls would lack marks
+        with _run_compiled_eagerly(), ActivationMarks():
             outputs = list_outputs(network(images))
     except (LgcError, torch.OutOfMemoryError) as error:
         if isinstance(error, PluginError):
@@ -370,6 +372,12 @@ def _run(network: nn.Module, definition: NetworkDefinition, images: Tensor, opti
     if images._version != version:
         raise PluginError(f"{name} {CHANGES_INPUT}")
     return outputs
+
+
+def _run_compiled_eagerly() -> AbstractContextManager[object]:
+    """Return a context in which compiled functions run their Python code, where marks are set."""
+    is_compiler_loaded = "torch._dynamo" in sys.modules  # importing it takes seconds
+    return torch.compiler.set_stance("force_eager") if is_compiler_loaded else nullcontext()
 
 
 def _advise_size(network: nn.Module, images: Tensor, option: str) -> str:

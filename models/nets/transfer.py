@@ -139,7 +139,7 @@ def transfer_weights(
             f"{stored.path} has weights of another network: only {len(same)} of its {len(tensors)} tensors fit the "
             f"{len(shapes)} of this one; train with --init scratch"
         )
-    _require_no_rival(stored, removed, [prefix for prefix, _ in equals])
+    _require_no_rival(stored, tensors, removed, [prefix for prefix, _ in equals])
     whole = _list_whole_parts((name for name in shapes if get_module(name) not in classifiers), same, get_part)
     copied = {
         name: renamed[name]
@@ -216,7 +216,8 @@ def _rank_prefixes(own: Shapes, stored: Shapes) -> list[tuple[str, str]]:
         for added in _list_prefixes(own, lambda size, total: size > MIN_HOLDER_SHARE * total)
     ]
     counts = {pair: count(*pair) for pair in pairs}
-    best = [pair for pair in pairs if counts[pair] == max(counts.values())]
+    most = max(counts.values())
+    best = [pair for pair in pairs if counts[pair] == most]
     return sorted(best, key=lambda pair: (not _is_wrapper(pair[0]), len(pair[0]) + len(pair[1])))
 
 
@@ -225,14 +226,17 @@ def _is_wrapper(prefix: str) -> bool:
     return set(prefix.split(".")) <= {*WRAPPERS, ""}
 
 
-def _require_no_rival(stored: StateDict, removed: str, others: Iterable[str]) -> None:
+def _require_no_rival(stored: StateDict, tensors: Mapping[str, Tensor], removed: str, others: Iterable[str]) -> None:
     """Check that no other prefix leads to other tensors that fit as well.
 
     Raises:
         UsageError: One does, e.g. that of a teacher next to a student.
     """
     for other in others:
-        if _is_wrapper(other) == _is_wrapper(removed) and not (removed.startswith(other) or other.startswith(removed)):
+        if _is_wrapper(other) != _is_wrapper(removed) or removed.startswith(other) or other.startswith(removed):
+            continue
+        rivals = {name: tensors.get(other + name[len(removed) :]) for name in tensors if name.startswith(removed)}
+        if any(rival is not None and not tensors[name].equal(rival) for name, rival in rivals.items()):
             raise UsageError(
                 f"{stored.path} has two networks that fit equally well, under {removed!r} and {other!r}: save the "
                 f"tensors of one alone, e.g. torch.save({{k: v for k, v in TENSORS.items() if "

@@ -211,6 +211,12 @@ def test_two_networks_that_fit_are_refused(extra):
         transfer({**weights, **extra})
 
 
+def test_network_stored_twice_is_loaded():
+    weights = make_weights()
+    twice = {f"{part}.{name}": value for part in ("first", "second") for name, value in weights.items()}
+    assert transfer(twice).random == ()
+
+
 @pytest.mark.parametrize("other", ["teacher", "model_ema"])
 def test_network_that_fits_best_is_loaded(other):
     """It may have fewer tensors than another one, or the name of a wrapper."""
