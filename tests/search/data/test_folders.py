@@ -303,6 +303,14 @@ def test_splits_of_other_palettes_are_refused(own: Path, palette: Values | None,
         read_dataset(own)
 
 
+def test_indices_have_no_colours_to_compare(own: Path) -> None:
+    for name, palette in {"a": [BLACK, RED], "b": [BLACK, BLUE]}.items():
+        write_label(own / f"labels/train/{name}.png", [0, 1], palette=palette)
+    write_label(own / "labels/val/c.png", [0, 1])
+    with pytest.raises(DataError, match=r"labels/train/.*\.png holds colours, .*labels/val/c\.png indices"):
+        read_dataset(own)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
