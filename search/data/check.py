@@ -250,7 +250,7 @@ def check_dataset(
     matched, problems = _match_splits(spec)
     chosen = {name: _choose_evenly(matches, sample) for name, matches in matched.items()}
     advance = on_start(sum(map(len, chosen.values())))
-    remarks, scans = [*spec.notes, *spec.list_left_out(), *spec.list_repeats()], list[_Scan]()
+    remarks, scans = [*spec.notes, *spec.list_left_out()], list[_Scan]()
     for name, matches in chosen.items():
         scan = _Scan(name, spec.num_classes, len(matched[name]))
         with ThreadPoolExecutor() as pool:

@@ -154,7 +154,7 @@ class DatasetSpec:
                 missing = self.splits[split].describe_missing()
                 parts = [*([] if missing is None else [missing]), *count_remarks(remarks, len(images), "images read")]
                 texts += [f"warning: {self.name}: {split}: {text}" for text in parts]
-        doubts = (*self.list_repeats(), *self._list_overlaps(), *self.list_suspicions(labels))
+        doubts = (*self._list_repeats(), *self._list_overlaps(), *self.list_suspicions(labels))
         return (*self.notes, *self.list_left_out(), *texts, *doubts)
 
     def list_left_out(self) -> list[str]:
@@ -199,7 +199,7 @@ class DatasetSpec:
                 texts.append(f"warning: {self.name}: images in both {a} and {b}: {len(common)}, e.g. {image}{same}")
         return texts
 
-    def list_repeats(self) -> list[str]:
+    def _list_repeats(self) -> list[str]:
         """Return a warning for each split with images that are one file, by links."""
         repeats = {
             split: [paths for paths in images.values() if len(paths) > 1] for split, images in self._real_images.items()
