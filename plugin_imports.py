@@ -113,7 +113,7 @@ class ImportScope:
             spec.loader = _SourceLoader(spec.loader.name, spec.loader.path, self._builtins)
         return spec
 
-    def list_places(self) -> list[Path]:
+    def list_folders(self) -> list[Path]:
         """Return the places of the scope's modules."""
         return [Path(place) for place in (*self._first, *self._last)]
 
@@ -182,7 +182,7 @@ class ImportScope:
 
 
 class _State:
-    """Which scope imports now.
+    """Scope that imports now.
 
     Attributes:
         active: Scope whose code runs; None for other code.
@@ -238,9 +238,9 @@ _state = _State()
 _FINDER = _ScopeFinder()
 
 
-def list_places() -> list[Path]:
+def list_folders() -> list[Path]:
     """Return the places of all modules of the user's."""
-    return [place for scope in _scopes.values() for place in scope.list_places()]
+    return [place for scope in _scopes.values() for place in scope.list_folders()]
 
 
 def _take_modules(names: Container[str]) -> dict[str, ModuleType]:
@@ -257,7 +257,7 @@ def _list_modules(place: str) -> set[str]:
 
 
 def _find_code(name: str, places: Sequence[str]) -> ModuleSpec | None:
-    """Return a top-level module in one of some places; None without one. A folder without modules is none."""
+    """Return a top-level module in one of some places; None without one, and for folders without modules."""
     spec = PathFinder.find_spec(name, places)
     if spec is None or spec.origin is not None:
         return spec

@@ -19,7 +19,7 @@ from types import ModuleType
 
 from .errors import PluginError
 from .files import LFS_POINTER, hash_file, is_lfs_pointer
-from .plugin_imports import ImportScope, list_places
+from .plugin_imports import ImportScope, list_folders
 
 _PACKAGES = ("lut", "models", "profiler", "report", "search", "tools", "plugins.py", "plugin_imports.py")
 _OWN_SOURCES = tuple(str(Path(__file__).parent / name) for name in _PACKAGES)
@@ -153,7 +153,7 @@ def _explain_import(error: BaseException) -> str:
             "; a file has no package to import from: pass package.module instead of FILE.py, and run the command in "
             "the folder that holds the package, or add that folder to PYTHONPATH"
         )
-    for folder in list_places() if error.name and error.path else ():
+    for folder in list_folders() if error.name and error.path else ():
         own = folder / f"{error.name}.py"
         if own.is_file() and not own.samefile(str(error.path)):
             return f"; {own} has the name of a module that is installed: rename it"

@@ -174,12 +174,13 @@ def _list_networks(peers: Sequence[str], references: Sequence[str]) -> list[Netw
 def _print_remarks(
     candidates: Sequence[Candidate], chosen: Sequence[Target], pairs: Sequence[tuple[Candidate, Target]]
 ) -> None:
-    """Print the remarks on files, the networks left out on `chosen` targets, and a warning of different groups."""
+    """Print the remarks on files, the networks that a backend of `chosen` does not time, and on different groups."""
     for candidate in candidates:
         for remark in (*candidate.file.remarks, *candidate.file.metadata_remarks) if candidate.file else ():
             say(f"{candidate.name}: {remark}")
     for target in chosen:
-        skipped = [candidate.name for candidate in candidates if (candidate, target) not in pairs]
+        timed = [candidate for candidate, other in pairs if other.backend == target.backend]
+        skipped = [candidate.name for candidate in candidates if candidate not in timed]
         if skipped:
             say(f"skipped on {target}: {', '.join(skipped)} (other backend or precision)")
     if len({candidate.group for candidate in candidates}) > 1:

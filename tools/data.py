@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import DataError, UsageError
-from .cli.console import RESTARTS, emit, format_number, grid, new_app, run, say
+from .cli.console import RESTARTS, emit, format_count, format_number, grid, new_app, run, say
 from .cli.options import JsonOption
 from .cli.progress import make_item_progress, progress_bar
 
@@ -32,6 +32,7 @@ EXAMPLES = 12
 CLASS_COLUMNS = ("id", "class", "colour", "label values")
 SPLIT_COLUMNS = ("split", "sizes", "images", "checked", "labelled", "ignored", "unknown")
 """Columns of the table of splits: numbers of images, and shares of the label pixels."""
+WARNING = "warning"
 MAX_SIZES = 3
 """Sizes of images that are printed of a split."""
 MAX_PROBLEMS = 5
@@ -63,10 +64,12 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
 
     Example: lgc-data show scenes
     """
+    from ..search.data.check import describe_empty_splits
     from ..search.data.description import read_dataset
 
     spec = read_dataset(dataset)
     splits = {name: len(split.entries) for name, split in spec.splits.items()}
+    remarks = [*spec.remarks, *describe_empty_splits(spec, [name for name, count in splits.items() if count]).values()]
     mean, std = spec.normalisation.mean, spec.normalisation.std
     codes = _list_codes(spec)
     _, values, colours = codes[0]
@@ -90,7 +93,7 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
         ],
         "splits": splits,
         "normalisation": {"mean": list(mean), "std": list(std)},
-        "remarks": list(spec.remarks),
+        "remarks": [*remarks],
     }
     names = [*CLASS_COLUMNS, *(f"in {files}" for files, *_ in codes[1:])]
     table = grid(f"{spec.name}: {spec.num_classes} classes, files in {spec.root}", *names, wrap=names[3:])
@@ -101,7 +104,7 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
     lines = [
         f"splits         {', '.join(f'{name} {count}' for name, count in splits.items())}",
         f"normalisation  mean {_format_numbers(mean)}, standard deviation {_format_numbers(std)}",
-        *(f"remark         {remark}" for remark in spec.remarks),
+        *(f"{kind:<15}{text}" for kind, text in map(_split_kind, remarks)),
     ]
     emit(content, as_json, table, *lines)
 
@@ -253,8 +256,17 @@ def _make_tables(spec: DatasetSpec, result: DatasetCheck) -> list[Table | str]:
             )
         ]
         classes.add_row(name, *cells)
-    lines = [*(f"remark: {remark}" for remark in result.remarks), *_list_problems(result.problems)]
+    remarks = [_split_kind(remark) for remark in result.remarks]
+    warnings = sum(kind == WARNING for kind, _ in remarks)
+    verdict = f"no problem, but {format_count(warnings, WARNING)}" if warnings else "no problem"
+    lines = [*(f"{kind}: {text}" for kind, text in remarks), *(_list_problems(result.problems) or [verdict])]
     return [splits, *([classes] if labelled else []), *lines]
+
+
+def _split_kind(remark: str) -> tuple[str, str]:
+    """Return `warning` or `remark`, and the text."""
+    text = remark.removeprefix(f"{WARNING}: ")
+    return "remark" if text == remark else WARNING, text
 
 
 def _list_problems(problems: Sequence[Problem]) -> list[str]:
@@ -267,7 +279,7 @@ def _list_problems(problems: Sequence[Problem]) -> list[str]:
         if texts:
             lines += [f"{name}: {len(texts)}", *(f"  {text}" for text in texts[:MAX_PROBLEMS])]
             lines += [f"  and {len(texts) - MAX_PROBLEMS} more: see --json"] if len(texts) > MAX_PROBLEMS else []
-    return lines or ["no problem"]
+    return lines
 
 
 def _format_sizes(split: SplitCheck) -> str:

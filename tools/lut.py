@@ -32,7 +32,7 @@ def verify(
     networks: Annotated[int, typer.Option(help="Number of random networks, none of them in the table.")] = 12,
     seed: Annotated[int, make_seed_option("the network sample")] = 0,
     rounds: Annotated[
-        int | None, typer.Option(help="Sample batches per network.", show_default="as for a table")
+        int | None, typer.Option(min=4, help="Sample batches per network.", show_default="as for a table")
     ] = None,
     plugin: PluginOption = None,
     as_json: JsonOption = False,

@@ -52,6 +52,7 @@ NetworksOption = Annotated[
 RoundsOption = Annotated[
     int | None,
     typer.Option(
+        min=4,
         help="Maximum number of sample batches per benchmark.",
         show_default="until its confidence interval is small",
     ),

@@ -179,7 +179,7 @@ def _open_predictors(
     requested = None if space is None else SearchSpace.require(load_space(space))
     with ExitStack() as stack:
         tables = [stack.enter_context(LatencyTable.open(path)) for path in paths]
-        classes = announce_dataset(data).num_classes
+        classes = announce_dataset(data, "train").num_classes
         matching = [_match_classes(table, requested, data, classes, out.parent) for table in tables]
     spaced = None if requested is None else requested.with_classes(classes)
     predictors, remarks = zip(*(_open_predictor(path, spaced, scope) for path in matching), strict=True)

@@ -203,9 +203,9 @@ def _train(
         batch = settings["batch"] * count_processes()
         settings["steps"] = default_training_steps(data, batch, settings["train_split"])
     config = TrainConfig(**settings)
-    announce_dataset(data)
     folder = source.choose_folder(out)
     finished = is_finished(folder, "train")
+    announce_dataset(data, None if finished else config.train_split)
     with progress_bar() as on_progress:
         evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
         result = run_train(
@@ -229,7 +229,7 @@ def _evaluate(
     from ..search.training.evaluation import evaluate_run
 
     device = pick_device(requested, _table_devices(source.run), "evaluating")
-    announce_dataset(data)
+    announce_dataset(data, split)
     with progress_bar() as on_progress:
         return evaluate_run(
             source,

@@ -45,6 +45,7 @@ _UNIT_NAMES = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "\u00
 _UNIT_KEYS = ("unit", "units")
 PLAUSIBLE_MS = (0.02, 5.0)
 """Median latency of operators in ms that is not plausible in s or us: they take from 5 us, a launch, to about 20 ms."""
+_FORMATS = f"table of {FASTERSEG} (.npy) or {ONCE_FOR_ALL} (YAML, JSON)"
 _MAGIC = b"\x93NUMPY"
 _FASTERSEG_KEY = re.compile(r"(?P<kind>\w+?)(?P<fields>(_[A-Za-z]+\d{1,9})+)", re.ASCII)
 _SIZES = r"\d{1,9}(x\d{1,9})*"
@@ -109,7 +110,7 @@ def read_foreign(path: Path, unit: str | None = None) -> ForeignTable:
         UsageError: The unit is unknown and need not be ms, or the file names another unit.
     """
     if not path.is_file():
-        raise format_error(path, "latency table of another project")
+        raise format_error(path, _FORMATS)
     with path.open("rb") as file:
         binary = file.read(len(_MAGIC)) == _MAGIC
     content = _read_fasterseg(path) if binary else _read_once_for_all(path)
@@ -201,8 +202,8 @@ def _read_fasterseg(path: Path) -> dict[str, Any]:
 
 def _read_once_for_all(path: Path) -> dict[str, Any]:
     """Read the mapping of a YAML or JSON file and check that its keys are once-for-all's."""
-    text = read_text(path, "latency table of another project")
-    wrong = f"cannot read once-for-all table {path}"
+    text = read_text(path, _FORMATS)
+    wrong = f"cannot read {_FORMATS} {path}"
     is_json = text.lstrip().startswith("{")
     try:
         content = json.loads(text, object_pairs_hook=_make_dict) if is_json else _parse_yaml(text)
@@ -210,7 +211,7 @@ def _read_once_for_all(path: Path) -> dict[str, Any]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FileFormatError(f"{wrong}: not readable as YAML or JSON ({reason})") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise format_error(path, "once-for-all table")
+        raise format_error(path, _FORMATS)
     names = [name for name in content if name not in _UNIT_KEYS]
     invalid = next((name for name in names if not _OFA_KEY.fullmatch(name)), None)
     if invalid is not None:

@@ -8,6 +8,7 @@ from functools import cache, partial
 from numbers import Integral
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -53,12 +54,12 @@ def register_module(
     """
 
     def register(factory: Factory) -> Factory:
-        build = _CheckedFactory(name, factory)
+        build = _CheckedFactory(name, factory, macs)
         source = ModuleSource(
             name=name,
             digest=build.digest,
             factory=build,
-            macs=cache(partial(build.check_macs, macs)),
+            macs=cache(build.check_macs),
             parameters=partial(_call_count, name, "parameters", parameters or cache(build.count_parameters)),
             footprint=cache(build.find_footprint),
         )
@@ -84,8 +85,9 @@ def _call_count(name: str, what: str, count: Count, spec: OpSpec) -> int:
 class _CheckedFactory:
     """Factory of an operator whose modules of one spec all compute the same."""
 
-    def __init__(self, name: str, factory: Callable[[OpSpec], Any]) -> None:
+    def __init__(self, name: str, factory: Callable[[OpSpec], Any], macs: Count) -> None:
         self._name, self._factory = name, factory
+        self._count_macs = partial(_call_count, name, "macs", macs)
         self._computations: dict[OpSpec, tuple[str, ...]] = {}
         self._has_warned = False
 
@@ -93,7 +95,8 @@ class _CheckedFactory:
         """Return a module of `spec`.
 
         Raises:
-            PluginError: The factory fails, its module is unusable, or does not compute what others of the spec do.
+            PluginError: The factory or the count of multiply-accumulates fails, the module is unusable, or does not
+                compute what others of the spec do.
         """
         expected = self._find_computation(spec)
         module = self._build(spec)
@@ -112,6 +115,7 @@ class _CheckedFactory:
                 module = self._build(spec)
                 count = RANDOM_BUILDS if get_random_state() != state else BUILDS
                 self._check_output(spec, module)
+                self._count_macs(spec)
                 first = self._describe(spec, module)
                 for _ in range(count - 1):
                     self._require_equal(spec, first, self._describe(spec, self._build(spec)))
@@ -145,7 +149,7 @@ class _CheckedFactory:
             return fold_norms(module, sequences=is_foldable(module, [(1, spec.c_in, *spec.fine)]))
 
     def _check_output(self, spec: OpSpec, module: nn.Module) -> None:
-        """Check that the output has the shape of the spec."""
+        """Check that the output has the shape of the spec, in float32."""
         try:
             out = run_on_meta(module, [(spec.batch, spec.c_in, *spec.fine)])
         except PluginError as error:
@@ -154,10 +158,12 @@ class _CheckedFactory:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         if got != expected:
             raise PluginError(f"{spec}: wrong output of {self._name}: expected {expected}, got {got}")
+        if out.dtype != torch.float32:
+            raise PluginError(f"{spec}: wrong output of {self._name}: expected torch.float32, got {out.dtype}")
 
-    def check_macs(self, count: Count, spec: OpSpec) -> int:
+    def check_macs(self, spec: OpSpec) -> int:
         """Return the user's count; log a warning, one for the operator, if the module's products do not confirm it."""
-        macs = _call_count(self._name, "macs", count, spec)
+        macs = self._count_macs(spec)
         if not self._has_warned and (products := self._count_products(spec)):
             self._has_warned = not 1 / MAX_MACS_RATIO <= macs / products <= MAX_MACS_RATIO
             if self._has_warned:

@@ -135,6 +135,8 @@ def _explain_failure(error: Exception) -> str:
             f"{locate_error(error)}: values of a tensor decide what is computed, but a trace keeps one case only: "
             f"use torch.where, or decide by shapes"
         )
+    if "tensor to numpy" in text:
+        return f"{locate_error(error)}: NumPy cannot be traced: use operations of torch"
     if "is not on the expected device" in text or "on the same device" in text:
         return f"{locate_error(error)}: a tensor is not moved with the module: register it with register_buffer"
     return describe_error(error)

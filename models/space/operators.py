@@ -105,7 +105,7 @@ def register_operator(name: str, *, searchable: bool = False, upsamples: bool = 
         if name not in OPERATORS:
             OPERATORS[name] = Operator(name, recipe, searchable, upsamples, module, line)
         elif OPERATORS[name].line != line or OPERATORS[name].module is module:
-            raise ValueError(f"operator {name!r} is already registered")
+            raise ValueError(f"operator {name!r} is already registered: choose another name")
         return recipe
 
     return register

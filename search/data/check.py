@@ -263,7 +263,7 @@ def check_dataset(
             problems += _list_missing_labels(name, matched[name])
         scans.append(scan)
         problems += scan.problems
-    remarks += _describe_empty_splits(spec, matched, problems).values()
+    remarks += describe_empty_splits(spec, matched, problems).values()
     leaks, duplicates = _find_equal_images(scans, full)
     splits = tuple(scan.summarise() for scan in scans)
     remarks += spec.list_suspicions({scan.name: scan.summaries for scan in scans})
@@ -316,13 +316,13 @@ def _match_splits(spec: DatasetSpec) -> tuple[dict[str, list[Match]], list[Probl
         raise DataError(problems[0].text if problems else f"{spec.root} has no images: {needs}")
     problems += [
         Problem("unusable_splits", (name,), (), text)
-        for name, text in _describe_empty_splits(spec, matched, problems).items()
+        for name, text in describe_empty_splits(spec, matched, problems).items()
         if name != UNLABELLED_SPLIT
     ]
     return matched, problems
 
 
-def _describe_empty_splits(
+def describe_empty_splits(
     spec: DatasetSpec, matched: Container[str], problems: Iterable[Problem] = ()
 ) -> dict[str, str]:
     """Return the splits without images that the dataset's own description has, each with the files that it needs."""

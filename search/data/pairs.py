@@ -98,13 +98,16 @@ class Split:
             return "every frame of the split"
         if self.lists:
             return f"the list {self.lists[0].relative_to(self.root)}"
-        if self.share is not None:
+        if self.share is not None and self._files:
             return f"its share of {self.images}, drawn by seed {self.seed} (another seed may give some),"
         return self.source or str(self.images)
 
-    def exists(self) -> bool:
-        """Return True if the split has a list, or images."""
-        return self.listing is not None or bool(self.entries)
+    def has_images(self) -> bool:
+        """Return True if the split has images, or a list with an error, which is reported where the split is used."""
+        try:
+            return bool(self.entries)
+        except DataError:
+            return True
 
     @cached_property
     def entries(self) -> list[ListEntry]:
@@ -306,7 +309,7 @@ def require_pairs(pairs: list[Pair], split: Split, splits: Iterable[Split]) -> l
         DataError: There are no pairs; the message names the files that define the split, and the available splits.
     """
     if not pairs:
-        available = ", ".join(other.name for other in splits if other.exists()) or "none"
+        available = ", ".join(other.name for other in splits if other.has_images()) or "none"
         hints = [] if split.images is None or split.lists else describe_left_out(split.images)
         raise DataError(
             f"{split.root} has no {split.name} images: {split.describe()} is missing or empty "

@@ -27,7 +27,7 @@ MIXED_SHARE, MIN_BORDERS = 0.12, 100
 Labels of CamVid have 0.5 %, 3 % at an eighth of their size, but at least 22 % after interpolation or as JPEG.
 """
 MIN_IGNORED_IDS = 3
-"""Number of ignored values, apart from 255, in labels of train ids; those of Cityscapes' test images have two."""
+"""Number of ignored values, apart from 255, in labels of train ids."""
 MAX_NAMED_CLASSES = 5
 """Number of classes in a message."""
 
@@ -104,8 +104,8 @@ def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[st
     """Return signs that labels with one coding, those of a split, have other values than it says.
 
     Labels whose values are all train ids, 0..(num_classes - 1) and 255, are suspicious if the coding ignores most of
-    the pixels, together or in a part of the files. So are labels of 0 and 255 that ignore 255, and labels of any values
-    if nearly all is ignored.
+    the pixels, together or in a part of the files; but few values, all ignored, are placeholders of test labels. So are
+    labels of 0 and 255 that ignore 255, and labels of any values if nearly all is ignored.
     """
     if not labels:
         return []
@@ -118,12 +118,18 @@ def list_suspicions(labels: Sequence[LabelSummary], num_classes: int) -> list[st
         ]
     if sources := list_sources(labels, num_classes):
         return sources
-    train_ids = {*range(num_classes), IGNORE}
-    if len(seen - {IGNORE}) >= MIN_IGNORED_IDS and seen <= train_ids and share > MOSTLY:
+    train_ids, ids = {*range(num_classes), IGNORE}, seen - {IGNORE}
+    are_placeholders = share == 1 and 2 * len(ids) < num_classes
+    if len(ids) >= MIN_IGNORED_IDS and not are_placeholders and seen <= train_ids and share > MOSTLY:
         return [
             f"its labels hold 0-{num_classes - 1} and 255 only, as train ids do, but are read as {name}: "
             f"{100 * share:.0f} % of the pixels are ignored; train ids need `values: 0-{num_classes - 1}` and "
             "`ignore: 255` in a dataset.yaml (docs/datasets.md)"
+        ]
+    if are_placeholders:
+        return [
+            f"100 % of the pixels of its labels are ignored, read as {name}: labels of test images may be "
+            "placeholders, which give no score"
         ]
     part = [label for label in labels if {*label.values} <= train_ids and _looks_like_train_ids(label)]
     if part:

@@ -19,7 +19,6 @@ STREET = (64, 96)
         ((65, 65), (512, 512)),  # aligned corners
         ((148, 148), (518, 518)),  # patches of 14 pixels, upscaled by 4
         ((46, 61), (91, 121)),
-        ((90, 91), (90, 92)),
     ],
 )
 def test_resized_maps_cover_the_image(size, image):
@@ -35,6 +34,9 @@ def test_resized_maps_cover_the_image(size, image):
         ((388, 388), (572, 572)),
         ((100, 100), (284, 284)),
         ((96, 96), (92, 92)),
+        ((31, 31), (64, 64)),  # no padding
+        ((31, 47), STREET),
+        ((90, 91), (90, 92)),
     ],
 )
 def test_other_maps_may_be_cut_or_padded(size, image):

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from rich.console import Console
 
+from lgc.models import LGCNet, SearchSpace
 from lgc.models.nets.definition import NetworkDefinition
 from lgc.models.nets.weights import save_weights
 from lgc.models.space.protocol import DENSE
@@ -22,6 +23,7 @@ from lgc.tools.cli.bench_table import make_bench_tables
 from lgc.tools.cli.console import print_tables
 
 from .. import onnx_files
+from ..operators import pooled_attention
 from ..timings import make_timing
 
 SHORT = ("--seconds", "0.1s")
@@ -53,6 +55,15 @@ def test_files_architectures_and_peers_share_a_table(call, file, architecture, m
     assert "Titan Xp" not in before, "measured and published never share a table"
 
 
+def test_run_with_module_operator_is_timed(call, mini_space, tmp_path):
+    space = SearchSpace.check({**mini_space.to_dict(), "operators": ["zero", pooled_attention.__name__]}, "space")
+    architecture = space.sample(0)
+    architecture.save(tmp_path / "architecture.json")
+    save_weights(LGCNet(space, architecture), tmp_path / "weights.safetensors")
+    done = call("lgc-bench", tmp_path, *SHORT)
+    assert done.code == 0, done.err
+
+
 def test_each_input_size_has_its_own_table(call, architecture):
     done = call("lgc-bench", architecture, "--input", "32x32", "--input", "32x64", "--backend", "onnxruntime",
                 "--backend", "torch", *SHORT, "--json")  # fmt: skip
@@ -76,6 +87,7 @@ def test_file_runs_only_in_its_precision(call, file, mini_space, tmp_path):
     assert done.code == 0, done.err
     rows = [line.split() for line in done.out.splitlines() if re.match(r"\S+-dense\S* ", line) and ":" not in line]
     assert {(row[0], row[1]) for row in rows} == {(file.stem, "fp32"), (quantised.stem, "int8")}
+    assert "skipped" not in done.err
     assert "does not predict that of an int8 engine" in done.out
     assert "the model is fp16, not fp32" in call("lgc-bench", file, half).refusal("lgc-bench")
 

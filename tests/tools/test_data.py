@@ -115,6 +115,22 @@ def test_sound_data_pass(call, scenes):
     assert any(row[:5] == ["train", "32x48", "3", "3", "3"] for row in rows)
 
 
+def test_warnings_are_counted(call, tmp_path):
+    write_scenes(tmp_path / "four", "four-classes", {"train": 1, "val": 1}, (32, 32), 0)
+    for label in tmp_path.rglob("labels/**/*.png"):
+        Image.fromarray(np.full((32, 32), 255, np.uint8)).save(label)
+    done = call("lgc-data", "check", tmp_path / "four")
+    assert done.code == 0, done.out
+    assert "no problem, but 2 warnings" in done.out.splitlines()
+    assert [line.split(": ")[0] for line in done.out.splitlines() if "100 % of the pixels" in line] == ["warning"] * 2
+
+
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_empty_split_is_reported(call, own, command):
+    (own / "images/val").rename(own / "images/other")
+    assert "val has no images: images/val/ is missing or empty" in call("lgc-data", command, own).out
+
+
 def test_problems_exit_with_1(call, own):
     done = call("lgc-data", "check", own)
     assert (done.code, done.err) == (1, "")

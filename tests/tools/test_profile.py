@@ -322,7 +322,7 @@ class TestRefusals:
             (["--threads", 9999], "--threads 9999: this machine has"),
             (["--threads", 0], "Invalid value for '--threads'"),
             (["--threads", "two"], "Invalid value for '--threads'"),
-            (["--rounds", 2], "--rounds 2: at least 4 are needed"),
+            (["--rounds", 2], "Invalid value for '--rounds'"),
             (["--networks", 2], "networks 2: a calibration needs at least 4"),
             (["--context", "vacuum"], "'vacuum' is not one of 'carriers', 'isolated'"),
             (["--budget", "4 minutes"], "invalid duration '4 minutes': write e.g. 90s, 4m or 1h"),

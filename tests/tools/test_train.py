@@ -10,6 +10,7 @@ import pytest
 
 from lgc.errors import UsageError
 from lgc.models.nets.definition import RunNetwork
+from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training.config import TrainConfig
 from lgc.tools import train as command
 
@@ -43,12 +44,22 @@ def test_option_of_the_other_mode_is_rejected(flag, evaluate, mode):
         command.train(Context(flag), DATA, SOURCE, evaluate=evaluate, workers=0)
 
 
+def test_missing_labels_are_said_once(call, tmp_path):
+    write_scenes(tmp_path / "data", "camvid-segnet", {"train": 1, "val": 1, "test": 0}, (32, 32), 0)
+    for label in tmp_path.rglob("*annot/*.png"):
+        label.unlink()
+    arguments = ("--network", "peer:fast-scnn", "--input", "32x32", "--data", tmp_path / "data")
+    done = call("lgc-train", *arguments, "--steps", 1, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert done.err.count("no label") == 1
+
+
 @pytest.mark.parametrize("evaluate", [False, True])
 def test_values_are_the_converted_ones(evaluate, monkeypatch):
     calls = []
     monkeypatch.setattr(command, "_table_devices", lambda source: calls.append(source / "architecture.json") or [])
     monkeypatch.setattr(command, "pick_device", lambda *_: calls.append("device"))
-    monkeypatch.setattr(command, "announce_dataset", lambda data: None)
+    monkeypatch.setattr(command, "announce_dataset", lambda *_: None)
     monkeypatch.setattr(command, "_make_table", lambda result: None)
     monkeypatch.setattr(command, "emit", lambda *_: None)
     outcome = SimpleNamespace(from_scratch=(), as_dict=dict)

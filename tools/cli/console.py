@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 import os
 import re
@@ -88,6 +89,7 @@ def run(app: typer.Typer, interrupted: str = RESUMES) -> None:
         interrupted: message after Ctrl-C.
     """
     program = Path(sys.argv[0]).name
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # imported by torchmetrics; warns without a home folder
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a locale may lack e.g. the block of a legend's colour
@@ -169,16 +171,23 @@ def escape_controls(text: str) -> str:
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def announce_dataset(data: Path) -> DatasetSpec:
+def announce_dataset(data: Path, split: str | None = None) -> DatasetSpec:
     """Open a dataset and print what it is understood as, what was assumed, and what looks wrong.
 
+    Args:
+        data: The dataset.
+        split: Split that is read afterwards, whose missing files are an error instead of a warning.
+
     Raises:
-        LgcError: See `read_dataset`.
+        LgcError: See `read_dataset`, and `DatasetSpec.pairs`.
     """
     from ...search.data.description import read_dataset
 
     spec = read_dataset(data)
-    for line in (spec.summary, *spec.remarks):
+    say(spec.summary)
+    if split is not None:
+        spec.pairs(split)
+    for line in spec.remarks:
         say(line)
     return spec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,9 @@ from ..graphs import HARDWARE_DOMAINS, RawModel, list_custom_operators, walk_nod
 from ..ort_probe import DynamicOutputError, OrtProbe, quote_error
 from ..skeleton import convert_weights, is_large, strip_weights
 from ..tensors import is_static, read_inputs
+
+_NO_DATA = re.compile(r"TensorProto \(tensor name: (.*?)\) should contain one and only one value field")
+"""Complaint of ONNX's checker about a weight without values."""
 
 
 def normalise_graph(raw: RawModel) -> None:
@@ -105,7 +109,9 @@ def _check(model: Any) -> str | None:
     except MemoryError:
         raise
     except Exception as error:  # the errors of checker and shape inference share no base class
-        return quote_error(error)
+        reason = quote_error(error)
+        empty = _NO_DATA.search(reason)
+        return reason if empty is None else f"weight {empty[1]} has no data"
     return None
 
 

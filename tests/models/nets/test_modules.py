@@ -107,11 +107,16 @@ def random_widths():
         (lambda spec: torch.relu, "the factory of mine returns builtin_function_or_method, not a torch module"),
         (lambda spec: nn.Conv2d(4, 6, 1), r"wrong output of mine: expected \(1, 4, 8, 8\), got \(1, 6, 8, 8\)"),
         (lambda spec: nn.AvgPool2d(2), r"expected \(1, 4, 8, 8\), got \(1, 4, 4, 4\)"),
+        (lambda spec: Forward(torch.Tensor.double), "wrong output of mine: expected torch.float32, got torch.float64"),
         (lambda spec: Forward(lambda x: (x, x)), r"expected \(1, 4, 8, 8\), got tuple"),
         (random_widths(), r"two modules of mine differ: weight 0.bias \(1,\) float32 and weight 0.bias \(2,\)"),
         (lambda spec: Forward(decide_by_value), r"test_modules.py, line \d+: values of a tensor decide"),
         (lambda spec: Forward(lambda x: x[x > 0].sum() + x), "values of a tensor decide"),
         (lambda spec: Forward(lambda x: x if torch.equal(x, x * 2) else x + 1), "values of a tensor decide"),
+        (
+            lambda spec: Forward(lambda x: torch.from_numpy(x.numpy())),
+            r"py, line \d+: NumPy cannot be traced: use oper",
+        ),
         (lambda spec: Unmoved(), "a tensor is not moved with the module: register it with register_buffer"),
         (lambda spec: nn.Conv2d(5, 4, 1), "the module of mine fails: RuntimeError: "),
         (
@@ -154,8 +159,9 @@ def test_computation_of_torchscript_is_unknown():
 )
 def test_wrong_macs_are_refused(define, macs, message):
     spec = define(lambda spec: nn.Identity(), macs)
-    with pytest.raises(PluginError, match=message):
-        count_macs(spec)
+    for check in (build_module, count_macs):
+        with pytest.raises(PluginError, match=message):
+            check(spec)
 
 
 @pytest.mark.parametrize(

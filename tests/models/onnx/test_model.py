@@ -241,6 +241,14 @@ def test_invalid_graph_is_refused(tmp_path):
         OnnxModel.load(files.save(model, tmp_path / "m.onnx"))
 
 
+def test_weight_without_data_is_named(tmp_path):
+    model = files.make()
+    name = model.graph.initializer[0].name
+    model.graph.initializer[0].ClearField("raw_data")
+    with pytest.raises(FileFormatError, match=f"invalid ONNX model: weight {name} has no data$"):
+        OnnxModel.load(files.save(model, tmp_path / "m.onnx"))
+
+
 def test_newer_format_names_the_fix(tmp_path):
     with pytest.raises(FileFormatError, match=r"ir_version 99 is higher than .*: export it with an older IR version"):
         OnnxModel.load(files.save(files.make(ir=99), tmp_path / "m.onnx"))

@@ -404,12 +404,23 @@ def test_invalid_descriptions_are_refused(describe: Path, old: str, new: str, me
             "[dev, val]",
             r"data has no dev images: images/dev/ is missing or empty \(available splits: val\)",
         ),
+        (
+            "splits: [train, val]",
+            "splits: {train: {list: a.txt}, val: {list: a.txt}}",
+            r"no train images: the content of a.txt is missing or empty \(available splits: none\)",
+        ),
+        (
+            "{split}\nlabels: labels/{split}\nsplits: [train, val]",
+            "*.tif\nlabels: labels\nsplits: {train: {share: 0.5}, val: {share: 0.5}}",
+            r"no train images: images/\*.tif is missing",
+        ),
         ("labels/{split}", "masks", "2 of 2 images have no label; the first is .*a.png: no such file: .*masks/a.png"),
         ("labels/{split}", "labels/*/*/*/*.png", "pattern labels/.* has 4 wildcards, its images' only 2"),
     ],
 )
 def test_missing_files_are_named(describe: Path, old: str, new: str, message: str) -> None:
     edit(describe, old, new)
+    (describe.parent / "data/a.txt").touch()
     spec = read_dataset(describe)
     with pytest.raises(DataError, match=message):
         spec.pairs(next(iter(spec.splits)))

@@ -443,13 +443,15 @@ def test_train_ids_instead_of_ids_are_said(tmp_path: Path) -> None:
     assert f"{100 * share:.0f} % of the pixels are ignored" in remark
 
 
-def test_dummy_labels_are_no_train_ids(tmp_path: Path) -> None:
-    """Cityscapes' test labels hold ego vehicle (1) and out of ROI (3) only."""
+@pytest.mark.parametrize("values", [[1, 3], [0, 1, 3]])
+def test_dummy_labels_are_no_train_ids(tmp_path: Path, values: list[int]) -> None:
+    """Cityscapes' test labels hold void ids only, such as ego vehicle (1) and out of ROI (3)."""
     write_scenes(tmp_path, "cityscapes", {"train": 2}, (32, 48))
     for pair in read_dataset(tmp_path).pairs("train"):
-        Image.fromarray(np.tile(np.array([1, 3], np.uint8), (32, 24))).save(pair.label)
+        Image.fromarray(np.sort(np.resize(np.array(values, np.uint8), (32, 48)))).save(pair.label)
     (remark,) = read_dataset(tmp_path).remarks
     assert "100 % of the pixels of its labels are ignored" in remark
+    assert "labels of test images may be placeholders, which give no score" in remark
     assert "train ids do" not in remark
 
 

@@ -27,6 +27,9 @@ from lgc.tools.cli.console import (
     share_cores,
 )
 
+SETTINGS = ("MPLCONFIGDIR", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+"""Variables that place or stop what libraries write into the home folder."""
+
 
 @pytest.fixture
 def leave(monkeypatch, capsys):
@@ -144,6 +147,28 @@ def test_narrow_encoding_replaces_characters():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", PRINT_TABLE], env=environment, capture_output=True, check=True)
     assert b"0.5 ? 0.1" in done.stdout
+
+
+IMPORT_LIBRARIES = """
+from lgc.tools.cli.console import new_app, run
+
+app = new_app()
+
+@app.command()
+def load():
+    import torchmetrics, onnxruntime
+    onnxruntime.SessionOptions()
+    return 0
+
+run(app)
+"""
+
+
+def test_missing_home_is_no_warning():
+    kept = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    words = [sys.executable, "-c", IMPORT_LIBRARIES]
+    done = subprocess.run(words, env=kept | {"HOME": os.devnull}, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_threads_of_torch_follow_the_quota(monkeypatch):
