@@ -1,20 +1,19 @@
-"""Imports of the user's files: each folder has modules of its own, as in a process of its own.
+"""Imports of the user's files: each file has a search path and modules of its own, as in a process of its own.
 
-`exp1/net.py` and `exp2/net.py` may both import `layers.block` of their folder, at once or later, when a function runs.
-These modules are named `lgc_plugin_<hash of the folder>.layers.block` in `sys.modules`. Only code of the folder gets
-them, as its `__import__` looks there first; lgc, torch and installed packages never see them. As an exception, names
-that such a package imports for the user's code, e.g. in `torch.load`, are looked up there after all other places.
+`exp1/net.py` and `exp2/net.py` may both import `layers.block` of their folder. While code of a file runs, `sys.path`
+begins with its folder, and `sys.modules` holds its modules under their plain names, so that every way of importing
+works: statements, `importlib`, pickles, `torch.hub`. Afterwards both are as before; only modules whose names nothing
+else has stay until another file runs. Code of a file has an `__import__` of its own, so that a function that imports
+when it runs later, e.g. `forward`, gets the file's modules too.
 """
 
 from __future__ import annotations
 
 import builtins
 import hashlib
-import importlib
 import os
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -23,106 +22,143 @@ from pathlib import Path
 from types import ModuleType
 
 PREFIX = "lgc_plugin_"
-"""Start of the names of the user's modules."""
+"""Start of the names of the user's files."""
 _COMMON = {*sys.stdlib_module_names, __name__.partition(".")[0], "torch", "numpy"}
-"""Modules that a folder cannot replace: the standard library, and those whose objects are exchanged with lgc."""
-
-_folders: dict[str, Folder] = {}
-"""Folders of the files that were loaded, by the name of their package."""
-_aliases: set[str] = set()
-"""Names that `_AliasLoader` gave to modules of a folder."""
+"""Modules that a file cannot replace: the standard library, and those whose objects are exchanged with lgc."""
 
 
-class Folder:
-    """Folder of the user's files.
+class ImportScope:
+    """Search path and modules of a file of the user's, or of the packages in the current folder.
 
     Attributes:
-        package: Name of the package that holds its modules.
-        paths: Places of these modules: the folder, and what its code adds to `sys.path`.
+        file: The file; None for packages.
+        modules: Its modules by their names.
     """
 
     @classmethod
-    def of(cls, path: Path) -> Folder:
-        """Return the folder with this path, the same one on every call."""
-        package = f"{PREFIX}{_hash(path)}"
-        if package not in _folders:
-            _folders[package] = cls(path, package)
-        return _folders[package]
+    def of_file(cls, file: Path) -> ImportScope:
+        """Return the scope of a file: its folder first, and the current folder last if the file is below it."""
+        folder = Path.cwd()
+        return _scopes.setdefault(file, cls(file, [str(file.parent)], [str(folder)] * file.is_relative_to(folder)))
 
-    def __init__(self, path: Path, package: str) -> None:
-        self.package, self.paths = package, [str(path)]
-        self._first, self._appended = [str(path)], list[str]()
-        self._places: Sequence[str] = ()
-        self._known: set[str] = set()
-        self._foreign: set[str] = set()
+    @classmethod
+    def of_packages(cls) -> ImportScope:
+        """Return the scope of packages in the current folder, which are found after installed ones."""
+        folder = Path.cwd()
+        return _scopes.setdefault(folder, cls(None, [], [str(folder)]))
+
+    def __init__(self, file: Path | None, first: Sequence[str], last: Sequence[str]) -> None:
+        self.file, self.modules = file, dict[str, ModuleType]()
+        self._first, self._last, self._base = [*first], [*last], list[str]()
+        self._names: dict[str, bool] = {}  # top-level module of the scope -> whether other code gets another one
+        self._foreign: set[str] = set()  # top-level modules of other code that functions of the scope import
+        self._hidden: dict[str, ModuleType] = {}
         self._builtins = {**vars(builtins), "__import__": self._import}
-        self._importlib = _Importlib(self)
-        module = module_from_spec(ModuleSpec(package, None, is_package=True))
-        module.__path__ = self.paths
-        sys.modules[package] = module
-        if _FIRST not in sys.meta_path:
-            sys.meta_path[:] = [_FIRST, *sys.meta_path, _LAST]
 
-    def load_file(self, path: Path) -> ModuleType:
-        """Import a file of the folder, once. Modules are also looked up in the current folder, after all other places.
-
-        What the file adds to `sys.path` is a place of the folder's modules from then on, and of no others.
-        """
-        name = f"{PREFIX}{path.stem}_{_hash(path)}"
-        if name in sys.modules:
-            return sys.modules[name]
-        loader = self.make_loader(name, str(path))
-        spec = spec_from_file_location(name, path, loader=loader)
+    def load_file(self) -> ModuleType:
+        """Import the file, once."""
+        assert self.file is not None
+        if self._file_name in sys.modules:
+            return sys.modules[self._file_name]
+        loader = _SourceLoader(self._file_name, str(self.file), self._builtins)
+        spec = spec_from_file_location(self._file_name, self.file, loader=loader)
         assert spec is not None
-        module = sys.modules[name] = module_from_spec(spec)
-        self._places = (*sys.path,)
+        module = sys.modules[self._file_name] = module_from_spec(spec)
         try:
-            with current_folder():
-                self.exclude_entries({*sys.path})
+            with self.activate():
                 loader.exec_module(module)
-                self._adopt_paths()
         except BaseException:
-            del sys.modules[name]
+            del sys.modules[self._file_name]
             raise
         return module
 
-    def make_loader(self, name: str, path: str) -> SourceFileLoader:
-        """Return the loader of a source file whose imports look in the folder first."""
-        return _SourceLoader(name, path, self._builtins)
+    @contextmanager
+    def activate(self) -> Iterator[None]:
+        """Import as the file does: its search path and its modules, which hide others of these names."""
+        outer = _state.active
+        if outer is self:
+            yield
+            return
+        if outer is not None:
+            outer._leave()
+        self._enter()
+        try:
+            yield
+        finally:
+            self._leave()
+            if outer is not None:
+                outer._enter()
 
-    def import_module(self, name: str, package: str | None = None) -> ModuleType:
-        """Import a module for code of the folder, as `importlib.import_module` does."""
-        if self.has(name.partition(".")[0]):
-            name = f"{self.package}.{name}"
-        return importlib.import_module(name, package)
+    def find_spec(self, name: str) -> ModuleSpec | None:
+        """Find a top-level module for code of the scope; None if other code gets the same one, or there is none."""
+        first, last = self._split_path()
+        other = _find_elsewhere(name, self._base)
+        spec = _find_code(name, [*first, *self._base]) or (None if other else _find_code(name, last))
+        if spec is None or (other is not None and (spec.origin is None or _are_same(spec, other))):
+            return None
+        if spec.origin == str(self.file):
+            if other is not None:  # `unet.py` imports the installed package `unet`
+                return other
+            spec.loader = _AliasLoader(sys.modules[self._file_name])
+        self._names[name] = other is not None
+        return self.adopt(spec)
 
-    def exclude_entries(self, places: set[str]) -> None:
-        """Treat these entries of `sys.path` as others' from now on."""
-        self._known |= places
+    def find_submodule(self, name: str, places: Sequence[str]) -> ModuleSpec | None:
+        """Find a module in a package of the scope; None if the package is not the scope's."""
+        return self.adopt(PathFinder.find_spec(name, places)) if name.partition(".")[0] in self._names else None
 
-    def has(self, name: str, importer: object = None) -> bool:
-        """Return True if the folder's code gets a top-level module from the folder.
+    def adopt(self, spec: ModuleSpec | None) -> ModuleSpec | None:
+        """Give the code of a source file the imports of this scope."""
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _SourceLoader(spec.loader.name, spec.loader.path, self._builtins)
+        return spec
 
-        Args:
-            name: Name of the module; empty for a relative import.
-            importer: File of the code that imports it; never this module itself: `unet.py` may import an installed
-                package `unet`.
-        """
-        if not name or name in _COMMON:
-            return False
-        self._adopt_paths()
-        full = f"{self.package}.{name}"
-        if full in sys.modules:
-            return importer is None or getattr(sys.modules[full], "__file__", None) != importer
-        if name in self._foreign and name in sys.modules:
-            return False
-        spec = PathFinder.find_spec(full, self.paths)
-        if spec is None or (importer is not None and spec.origin == importer):
-            return False
-        if not self._is_common(name, spec):
-            return True
-        self._foreign.add(name)
-        return False
+    def list_folders(self) -> list[Path]:
+        """Return the places of the scope's modules."""
+        return [Path(place) for place in (*self._first, *self._last)]
+
+    @property
+    def base(self) -> list[str]:
+        """Places of the modules of other code."""
+        return self._base
+
+    @property
+    def _file_name(self) -> str:
+        """Name of the file's own module."""
+        assert self.file is not None
+        return f"{PREFIX}{self.file.stem}_{hashlib.sha256(str(self.file).encode()).hexdigest()[:8]}"
+
+    def _enter(self) -> None:
+        if _FINDER not in sys.meta_path:
+            sys.meta_path.insert(0, _FINDER)
+        if _state.latest is not None:
+            _take_modules(_state.latest._list_unknown())
+        self._base, _state.active, _state.latest = [*sys.path], self, None
+        sys.path[:] = [*self._first, *self._base, *self._last]
+        loaded = {name for name in sys.modules if "." not in name} - self._names.keys() - _COMMON
+        for place in self._first:
+            for name in loaded.intersection(_list_modules(place)):
+                self.find_spec(name)
+        self._hidden = _take_modules(self._names)
+        sys.modules.update(self.modules)
+
+    def _leave(self) -> None:
+        self._first, self._last = self._split_path()
+        sys.path[:] = self._base
+        self.modules = _take_modules(self._names)
+        unknown = self._list_unknown()
+        sys.modules.update({name: module for name, module in self.modules.items() if name.partition(".")[0] in unknown})
+        sys.modules.update(self._hidden)
+        _state.active, _state.latest = None, self
+
+    def _list_unknown(self) -> set[str]:
+        """Return the top-level modules of the scope whose names are unknown to other code."""
+        return {name for name, is_known in self._names.items() if not is_known}
+
+    def _split_path(self) -> tuple[list[str], list[str]]:
+        """Return the places of the scope in `sys.path`: before and after those of other code."""
+        start = next((index for index, place in enumerate(sys.path) if place in self._base), len(sys.path))
+        return sys.path[:start], [place for place in sys.path[start:] if place not in self._base]
 
     def _import(
         self,
@@ -132,42 +168,29 @@ class Folder:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """Import a module for a statement of the folder's code; see `builtins.__import__`."""
-        # C code, e.g. `pickle`, passes a list and then takes the module from `sys.modules`: `_LastFinder` serves it
-        top = "" if level or isinstance(fromlist, list) else name.partition(".")[0]
-        if self.has(top, (globals or {}).get("__file__")):
-            module = builtins.__import__(f"{self.package}.{name}", globals, locals, fromlist or ())
-            return module if fromlist else sys.modules[f"{self.package}.{top}"]
-        module = builtins.__import__(name, globals, locals, fromlist or (), level)
-        return self._importlib if module is importlib else module
+        """Import a module for a statement of the scope's code; see `builtins.__import__`."""
+        top = name.partition(".")[0]
+        is_foreign = not level and (top in _COMMON or top in self._foreign)
+        is_present = _state.latest is self and not any(self._names.values()) and (level > 0 or top in self._names)
+        if is_foreign or is_present:  # quick, as `forward` may import at every call
+            return builtins.__import__(name, globals, locals, fromlist or (), level)
+        with self.activate():
+            module = builtins.__import__(name, globals, locals, fromlist or (), level)
+        if not level and top not in self._names:
+            self._foreign.add(top)
+        return module
 
-    def _adopt_paths(self) -> None:
-        """Add what the folder's code has added to `sys.path` to the places of the folder's modules."""
-        added = [place for place in sys.path if place not in self._known and isinstance(place, str)]
-        if not added:
-            return
-        start = next((index for index, place in enumerate(sys.path) if place in self._known), 0)
-        for place in added:
-            places = self._first if place in sys.path[:start] else self._appended
-            if (resolved := _resolve(place)) not in self.paths:
-                places.append(resolved)
-        self._known.update(added)
-        self.paths[:] = [*self._first, *self._appended]
 
-    def _is_common(self, name: str, own: ModuleSpec) -> bool:
-        """Return True if the folder's code gets a module by its name as all other code does.
+class _State:
+    """Scope that imports now.
 
-        It is the same file, e.g. with PYTHONPATH; or another one, and the folder's is in a place that its code has
-        appended to `sys.path`, or has no `__init__.py`, as a folder of data.
-        """
-        other = _find_elsewhere(name, sys.path if own.origin is None else self._places)
-        if other is None:
-            return False
-        if PathFinder.find_spec(f"{self.package}.{name}", self._first) is None:
-            return True
-        if own.origin is None:
-            return other.origin is not None
-        return other.origin is not None and os.path.realpath(other.origin) == os.path.realpath(own.origin)
+    Attributes:
+        active: Scope whose code runs; None for other code.
+        latest: Scope whose modules are still in `sys.modules`, while none is active.
+    """
+
+    active: ImportScope | None = None
+    latest: ImportScope | None = None
 
 
 class _SourceLoader(SourceFileLoader):
@@ -182,132 +205,80 @@ class _SourceLoader(SourceFileLoader):
         super().exec_module(module)
 
 
-class _Importlib(ModuleType):
-    """`importlib` of a folder's code."""
-
-    def __init__(self, folder: Folder) -> None:
-        super().__init__("importlib")
-        self.import_module = folder.import_module
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(importlib, name)
-
-
 class _AliasLoader(Loader):
-    """Loader that gives a second name to a module of a folder."""
+    """Loader of a module that has been loaded under another name."""
 
-    def __init__(self, target: str) -> None:
-        self._target = target
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        sys.modules[module.__name__] = importlib.import_module(self._target)
-        _aliases.add(module.__name__)
+        """Leave the module as it is."""
 
 
-class _FirstFinder(MetaPathFinder):
-    """Finder of the modules of folders, by their own names, and below an alias."""
+class _ScopeFinder(MetaPathFinder):
+    """Finder of the modules of the active scope."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        parent, _, last = fullname.rpartition(".")
-        name = getattr(sys.modules.get(parent), "__name__", parent)
-        folder = _folders.get(name.partition(".")[0])
-        if folder is None:
+        scope = _state.active
+        if scope is None:
             return None
-        if name != parent:
-            return ModuleSpec(fullname, _AliasLoader(f"{name}.{last}"))
-        spec = PathFinder.find_spec(fullname, path)
-        if spec is not None and spec.origin is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = folder.make_loader(fullname, spec.origin)
-        return spec
+        if path is not None:
+            return scope.find_submodule(fullname, path)
+        return PathFinder.find_spec(fullname, scope.base) if fullname in _COMMON else scope.find_spec(fullname)
 
 
-class _LastFinder(MetaPathFinder):
-    """Finder of a module that no other finder knows, for installed code that the user's code calls."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        frame = sys._getframe(1) if path is None else None
-        while frame is not None:
-            folder = getattr(frame.f_builtins.get("__import__"), "__self__", None)
-            if isinstance(folder, Folder):
-                return (
-                    ModuleSpec(fullname, _AliasLoader(f"{folder.package}.{fullname}")) if folder.has(fullname) else None
-                )
-            frame = frame.f_back
-        return None
-
-
-_FIRST, _LAST = _FirstFinder(), _LastFinder()
-
-
-@contextmanager
-def isolate_folders() -> Iterator[None]:
-    """Undo at the end what a call of the user's code imports by way of other code, and what it adds to `sys.path`."""
-    places = {*sys.path}
-    for folder in _folders.values():
-        folder.exclude_entries(places)
-    _forget_aliases()
-    try:
-        yield
-    finally:
-        _forget_aliases()
-        own = {path for folder in _folders.values() for path in folder.paths}
-        sys.path[:] = [place for place in sys.path if place in places or _resolve(place) not in own]
-
-
-def _forget_aliases() -> None:
-    while _aliases:
-        sys.modules.pop(_aliases.pop(), None)
-
-
-@contextmanager
-def current_folder() -> Iterator[None]:
-    """Look modules up in the current folder too, after all other places."""
-    folder = str(Path.cwd())
-    if folder in sys.path:
-        yield
-        return
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
+_scopes: dict[Path, ImportScope] = {}
+"""Scopes by their file, or by the current folder of packages."""
+_state = _State()
+_FINDER = _ScopeFinder()
 
 
 def list_folders() -> list[Path]:
-    """Return the places of all modules of the user's files."""
-    return [Path(path) for folder in _folders.values() for path in folder.paths]
+    """Return the places of all modules of the user's."""
+    return [place for scope in _scopes.values() for place in scope.list_folders()]
 
 
-def strip_packages(text: str) -> str:
-    """Return a message with the names of the user's modules as their code has them."""
-    return re.sub(rf"\b{PREFIX}[0-9a-f]{{8}}\.", "", text)
+def _take_modules(names: Container[str]) -> dict[str, ModuleType]:
+    """Remove top-level modules and those below them from `sys.modules`, and return them."""
+    return {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] in names}
+
+
+def _list_modules(place: str) -> set[str]:
+    """Return the names in a folder that may be modules."""
+    try:
+        return {path.name.partition(".")[0] for path in Path(place).iterdir()}
+    except OSError:
+        return set()
+
+
+def _find_code(name: str, places: Sequence[str]) -> ModuleSpec | None:
+    """Return a top-level module in one of some places; None without one, and for folders without modules."""
+    spec = PathFinder.find_spec(name, places)
+    if spec is None or spec.origin is not None:
+        return spec
+    folders = map(Path, spec.submodule_search_locations or ())
+    return (
+        spec if any(path.suffix == ".py" or path.is_dir() for folder in folders for path in folder.iterdir()) else None
+    )
 
 
 def _find_elsewhere(name: str, places: Sequence[str]) -> ModuleSpec | None:
-    """Return the module that code outside of all folders gets; None without one."""
-    loaded = None if name in _aliases else sys.modules.get(name)
-    if loaded is not None and loaded.__spec__ is not None:
-        return loaded.__spec__
+    """Return the module that code outside of all scopes gets; None without one."""
     for finder in sys.meta_path:
-        if finder is PathFinder:
-            spec = PathFinder.find_spec(name, places)
-        elif finder in (_FIRST, _LAST):
+        if finder is _FINDER:
             continue
-        else:
-            spec = finder.find_spec(name, None)
+        spec = PathFinder.find_spec(name, places) if finder is PathFinder else finder.find_spec(name, None)
         if spec is not None:
             return spec
     return None
 
 
-def _resolve(place: str) -> str:
-    return str(Path(place).resolve())
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(str(path).encode()).hexdigest()[:8]
+def _are_same(spec: ModuleSpec, other: ModuleSpec) -> bool:
+    """Return True for one file, or for a package without a file."""
+    origins = [each.origin for each in (spec, other)]
+    return None in origins or os.path.realpath(str(origins[0])) == os.path.realpath(str(origins[1]))

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from types import ModuleType
 
 from .errors import PluginError
 from .files import LFS_POINTER, hash_file, is_lfs_pointer
-from .plugin_imports import Folder, current_folder, isolate_folders, list_folders, strip_packages
+from .plugin_imports import ImportScope, list_folders
 
 _PACKAGES = ("lut", "models", "profiler", "report", "search", "tools", "plugins.py", "plugin_imports.py")
 _OWN_SOURCES = tuple(str(Path(__file__).parent / name) for name in _PACKAGES)
@@ -38,18 +38,21 @@ class Plugin:
         module: The module.
         path: Its source file; None for a module without one, e.g. a compiled extension.
         digest: 12 hexadecimal digits of the SHA-256 of the source file; empty without one.
+        scope: Where its code imports from.
     """
 
     reference: str
     module: ModuleType
     path: Path | None
     digest: str
+    scope: ImportScope
 
 
 def load_plugin(reference: str) -> Plugin:
-    """Import a file or a module, once in a process. Modules are also looked up in the current folder.
+    """Import a file or a module, once in a process.
 
-    A file imports modules of its own folder before installed ones, also later, when its functions run; see `Folder`.
+    A file imports modules of its own folder before installed ones, also later, when its functions run. It imports
+    modules of the current folder after installed ones if it is below that folder, as modules do; see `ImportScope`.
 
     Raises:
         PluginError: There is no such file or module, or it raises an error; the message has its line.
@@ -61,15 +64,17 @@ def load_plugin(reference: str) -> Plugin:
         if is_lfs_pointer(path):
             raise PluginError(f"{path}: it is {LFS_POINTER}")
         digest = hash_file(path)
-        with _explain_errors(str(path)):
-            module = Folder.of(path.parent).load_file(path)
-        return Plugin(reference, module, path, digest)
+        scope = ImportScope.of_file(path)
+        with _explain_errors(str(path), scope):
+            module = scope.load_file()
+        return Plugin(reference, module, path, digest, scope)
     if not all(part.isidentifier() for part in reference.split(".")):
         raise PluginError(f"{reference!r} is neither a Python file (FILE.py) nor a module (package.module)")
-    with _explain_errors(reference), current_folder():
+    scope = ImportScope.of_packages()
+    with _explain_errors(reference, scope):
         module = importlib.import_module(reference)
     source = Path(module.__file__) if module.__file__ and module.__file__.endswith(".py") else None
-    return Plugin(reference, module, source, "" if source is None else hash_file(source))
+    return Plugin(reference, module, source, "" if source is None else hash_file(source), scope)
 
 
 def load_plugins(references: Iterable[str]) -> None:
@@ -124,17 +129,17 @@ def load_object(reference: str) -> tuple[object, Plugin]:
 
 
 @contextmanager
-def _explain_errors(reference: str) -> Iterator[None]:
+def _explain_errors(reference: str, scope: ImportScope | None = None) -> Iterator[None]:
     """Turn an error of the user's code into a PluginError with the line that raised it; see `isolate_user_code`."""
     try:
-        with isolate_user_code(reference):
+        with isolate_user_code(reference, scope):
             yield
     except ModuleNotFoundError as error:
         if error.name is not None and (reference == error.name or reference.startswith(f"{error.name}.")):
             raise PluginError(
                 f"no module {reference!r}: install it, or run the command in the folder that holds it"
             ) from error
-        raise PluginError(f"cannot load {reference}: {strip_packages(str(error))}") from error
+        raise PluginError(f"cannot load {reference}: {error}") from error
     except (Exception, SystemExit) as error:
         raise PluginError(f"cannot load {reference}: {describe_error(error)}{_explain_import(error)}") from error
 
@@ -156,12 +161,12 @@ def _explain_import(error: BaseException) -> str:
 
 
 @contextmanager
-def isolate_user_code(name: str) -> Iterator[None]:
-    """Send what code of the user's prints to stderr, hide the command line's options and other folders' modules."""
+def isolate_user_code(name: str, scope: ImportScope | None = None) -> Iterator[None]:
+    """Send what code of the user's prints to stderr, hide the command line's options, and import from its places."""
     arguments = sys.argv
     sys.argv = [name]
     try:
-        with redirect_stdout(sys.stderr), isolate_folders():
+        with redirect_stdout(sys.stderr), scope.activate() if scope is not None else nullcontext():
             yield
     finally:
         sys.argv = arguments
@@ -171,7 +176,7 @@ def describe_error(error: BaseException) -> str:
     """Return type, message and line of an error, in one line."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
-    message = strip_packages(" ".join(str(error).split()))
+    message = " ".join(str(error).split())
     if isinstance(error, SystemExit):
         message = f"the code ends the program with exit code {message or 0}"
     place = locate_error(error)

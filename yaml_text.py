@@ -14,7 +14,7 @@ _AMBIGUOUS = (
     (re.compile(r"[+-]?0b[01_]+"), "a binary number"),
     (re.compile(r"[+-]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"), "a number in base 60"),
     (re.compile(r"(?i:yes|no|on|off)"), "true or false"),
-    (re.compile(r"[+-]?[0-9]+[eE][+-]?[0-9]+"), "text to some parsers and a number to others"),
+    (re.compile(r"[+-]?[0-9]+[eE][+-]?[0-9]+"), "text or a number, depending on the parser,"),
     (re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}.*"), "a date"),
     (re.compile(r"[+-]?[0-9]+(_[0-9]+)+"), "a number with separators"),
 )
@@ -57,8 +57,6 @@ class _StrictLoader(yaml.SafeLoader):
         if isinstance(node, yaml.ScalarNode) and node.style is None:
             for pattern, reading in _AMBIGUOUS:
                 if pattern.fullmatch(node.value):
-                    problem = (
-                        f"in YAML, {node.value} is {reading}: write text in quotes, numbers in decimal digits alone"
-                    )
+                    problem = f"{node.value} is {reading} in YAML: write text in quotes, numbers in decimal digits"
                     raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return str(super().construct_scalar(node))

@@ -6,9 +6,10 @@ import errno
 import math
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def list_images(path: Path, on_remark: OnRemark = ignore_remark) -> list[Path]:
 
 
 def list_folder(folder: Path) -> FolderListing:
-    """List a folder and its subfolders, see `walk_folder`.
+    """List a folder and its subfolders, see `walk_folder`; images as `list_once` does.
 
     Raises:
         DataError: The folder does not exist.
@@ -117,7 +118,38 @@ def list_folder(folder: Path) -> FolderListing:
             listing.errors[entry.path] = entry.problem
         else:
             (listing.images if is_image else listing.others).append(entry.path)
-    return listing
+    return replace(listing, images=list_once(folder, listing.images))
+
+
+def list_once(folder: Path, files: Iterable[Path]) -> list[Path]:
+    """Return files in a folder, sorted, without those that links lead to again: `latest/1.png` for `latest -> day5`.
+
+    The path without a link below the folder is kept, else the first. Links that give a file another name are kept.
+    """
+    paths = sorted(files)
+    names = Counter(path.name for path in paths)
+    real = resolve_files(path for path in paths if names[path.name] > 1)
+    root = Path(os.path.realpath(folder))
+    kept = dict[Path, Path]()
+    for path in sorted(paths, key=lambda path: path in real and real[path] != root / path.relative_to(folder)):
+        file = real.get(path, path)
+        kept.setdefault(file if file.name == path.name else path, path)
+    return sorted(kept.values())
+
+
+def resolve_files(files: Iterable[Path]) -> dict[Path, Path]:
+    """Return the real path of each file. The folders are listed, so that only links take a call each."""
+    folders = defaultdict[Path, list[Path]](list)
+    for path in files:
+        folders[path.parent].append(path)
+    resolved = dict[Path, Path]()
+    for folder, paths in folders.items():
+        links, real = set[str](), Path(os.path.realpath(folder))
+        with suppress(OSError), os.scandir(folder) as entries:
+            links.update(entry.name for entry in entries if entry.is_symlink())
+        for path in paths:
+            resolved[path] = Path(os.path.realpath(path)) if path.name in links else real / path.name
+    return resolved
 
 
 def walk_folder(folder: Path, depth: float = math.inf) -> Iterator[FolderEntry]:

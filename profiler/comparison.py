@@ -24,8 +24,7 @@ from ..models.onnx.model import OnnxModel
 from ..precisions import INT8
 from .backends import Workload, get_backend, require_backend
 from .backends.ort.float_products import count_float_products
-from .file_outputs import list_class_axes
-from .output_differences import OutputDifferences
+from .file_outputs import start_comparisons
 from .timing.measure import Assignment, measure_seconds
 from .timing.observer import OnProgress, quiet
 from .timing.ratios import compute_ratio, group_by_round
@@ -331,8 +330,7 @@ def _check_outputs(candidate: Candidate, assignment: Assignment) -> _OutputCheck
             f"{candidate.name}: backend {target.backend} returned shapes {shapes}, not {expected_shapes}"
         )
     diffs, agreements = [], []
-    for axis, output, reference in zip(list_class_axes(candidate.model), outputs, expected, strict=True):
-        differences = OutputDifferences(axis)
+    for differences, output, reference in zip(start_comparisons(candidate.model), outputs, expected, strict=True):
         differences.add(output, reference)
         diffs.append(differences.max_abs_diff)
         agreements.append(differences.agreement_pct)

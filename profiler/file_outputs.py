@@ -9,6 +9,7 @@ from ..models.onnx.reading.pixel_maps import find_channel_axis, find_channels, l
 from ..models.space.protocol import DENSE, END_TO_END
 from .backends.base import IMAGE_DTYPE
 from .inference.output_values import COLOURS, LABELS, MASK, RANKING, StoredValues, infer_values
+from .output_differences import OutputDifferences
 
 PLAIN_LABELS = (StoredValues(LABELS), StoredValues(MASK))
 """Values of a label map: the indices of the classes."""
@@ -24,12 +25,14 @@ def count_classes(model: OnnxModel) -> int | None:
     return len(names) if channels is None and names is not None else channels
 
 
-def list_class_axes(model: OnnxModel) -> list[int | None]:
-    """Return the axis of the scores of classes of each output, counted from the end; None for other outputs."""
-    image = model.find_image()
-    axes = [find_channel_axis(output, image) for output in model.outputs]
-    meanings = [infer_values(model.skeleton, output.name).meaning for output in model.outputs]
-    return [None if meaning in NO_SCORES else axis for axis, meaning in zip(axes, meanings, strict=True)]
+def start_comparisons(model: OnnxModel) -> list[OutputDifferences]:
+    """Return a comparison of each output, as scores of classes, a label map or other values, without images."""
+    image, comparisons = model.find_image(), []
+    for output in model.outputs:
+        values = infer_values(model.skeleton, output.name)
+        axis = None if values.meaning in NO_SCORES else find_channel_axis(output, image)
+        comparisons.append(OutputDifferences(axis, is_label_map=values in PLAIN_LABELS))
+    return comparisons
 
 
 def name_scope(model: OnnxModel) -> str:

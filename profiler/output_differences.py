@@ -16,30 +16,36 @@ class OutputDifferences:
     """Differences of one output from its reference, in float64, without holding the outputs of two images at once.
 
     A value that is the same NaN or infinity in both differs by 0; other differences from such a value are NaN or
-    infinite. Outputs of integers and booleans have classes only: those of their
-    scores, or the values themselves.
+    infinite. Label maps and outputs of integers and booleans have classes only: those of their scores, or the values
+    themselves.
 
     Attributes:
         max_abs_diff: largest absolute difference; None without float values.
         scale: largest finite absolute value of the reference.
     """
 
-    def __init__(self, axis: int | None = None) -> None:
-        """Start without images; `axis` is that of the classes, counted from the end, None where there are none."""
+    def __init__(self, axis: int | None = None, *, is_label_map: bool = False) -> None:
+        """Start without images.
+
+        Args:
+            axis: axis of the scores of classes, counted from the end; None where there are none.
+            is_label_map: True for values that are classes, even of a float type.
+        """
         self.max_abs_diff: float | None = None
         self.scale = 0.0
-        self._axis = axis
+        self._axis, self._is_label_map = axis, is_label_map
         self._size, self._sum = 0, 0.0
         self._mean, self._squares = 0.0, 0.0  # of the reference: mean, sum of the squared deviations from it
         self._pixels, self._equal = 0, 0
 
     def add(self, actual: NDArray[Any], exact: NDArray[Any]) -> None:
         """Add an output and its reference, of the same shape."""
+        has_values = exact.dtype.kind == "f" and not self._is_label_map
         if self._axis is not None:
             self._add_classes(actual.argmax(self._axis) == exact.argmax(self._axis))
-        elif exact.dtype.kind != "f":
+        elif not has_values:
             self._add_classes(actual == exact)
-        if exact.dtype.kind != "f":
+        if not has_values:
             return
         values, reference = actual.reshape(-1), exact.reshape(-1)
         for start in range(0, exact.size, BLOCK):

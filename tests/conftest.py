@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from lgc import plugins
+from lgc import plugin_imports, plugins
 from lgc.lut import LatencyTable, Target
 from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
@@ -55,7 +55,8 @@ def _own_path() -> Iterator[None]:
 def _own_plugins(_own_path: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the plugins of earlier tests, and their folders."""
     monkeypatch.setattr("lgc.plugins._loaded", {})
-    monkeypatch.setattr("lgc.plugin_imports._folders", {})
+    monkeypatch.setattr("lgc.plugin_imports._scopes", {})
+    monkeypatch.setattr("lgc.plugin_imports._state", type(plugin_imports._state)())
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -74,7 +74,7 @@ def test_every_import_is_present_or_gathered():
         *ROOT.glob("*.py"),
         *(path for room in folders for path in room.rglob("*.py")),
     ]
-    own = {"lgc", "checks", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    own = {"lgc", "checks", "docs", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     present = {module for _, module in wheels.machine_packages().values()}
     present |= {name.replace("-", "_") for name in wheels.COLLECTED}
     unknown = {

@@ -258,8 +258,8 @@ def _make_tables(spec: DatasetSpec, result: DatasetCheck) -> list[Table | str]:
         classes.add_row(name, *cells)
     remarks = [_split_kind(remark) for remark in result.remarks]
     warnings = sum(kind == WARNING for kind, _ in remarks)
-    ending = f"no problem, but {format_count(warnings, WARNING)}" if warnings else "no problem"
-    lines = [*(f"{kind}: {text}" for kind, text in remarks), *(_list_problems(result.problems) or [ending])]
+    summary = f"no problem, but {format_count(warnings, WARNING)}" if warnings else "no problem"
+    lines = [*(f"{kind}: {text}" for kind, text in remarks), *(_list_problems(result.problems) or [summary])]
     return [splits, *([classes] if labelled else []), *lines]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +21,8 @@ from ..onnx.tracing import CHANGES_INPUT
 from .definition import NetworkDefinition
 from .outputs import (
     MAIN_KEYS,
-    SigmoidMarks,
+    UNKNOWN_ACTIVATION,
+    ActivationMarks,
     choose_main,
     explain_unusable,
     find_activation,
@@ -54,7 +57,7 @@ class OutputReport:
         main: Name of the main output; empty for a single tensor.
         auxiliary: Names of the other outputs that are logits of the classes.
         ignored: Names and shapes of outputs that are not, e.g. features.
-        activation: `softmax` or `sigmoid` if the main output looks like probabilities; empty for logits.
+        activation: Activation if the main output looks like probabilities, see `find_activation`; empty for logits.
     """
 
     size: tuple[int, int]
@@ -81,10 +84,12 @@ class OutputReport:
         """Return a warning if the main output looks like probabilities; `mode` is e.g. ` in evaluation mode`."""
         if not self.activation:
             return []
-        values = "0 to 1, with sum 1" if self.activation == "softmax" else "0 to 1"
+        advice = f"remove {self.activation} from forward"
+        if self.activation == UNKNOWN_ACTIVATION:
+            advice = "if forward ends in an activation, remove it"
         return [
-            f"warning: the main output{mode} looks like probabilities ({values}), but logits are expected in training "
-            f"and evaluation: remove {self.activation} from forward"
+            f"warning: the main output{mode} looks like probabilities (0 to 1), but logits are expected in training "
+            f"and evaluation: {advice}"
         ]
 
 
@@ -346,7 +351,7 @@ def _run(network: nn.Module, definition: NetworkDefinition, images: Tensor, opti
     """Return the outputs by name; translate errors, which name a size that works if there is one."""
     name, version = definition.source.reference, images._version
     try:
-        with SigmoidMarks():
+        with _run_compiled_eagerly(), ActivationMarks():
             outputs = list_outputs(network(images))
     except (LgcError, torch.OutOfMemoryError) as error:
         if isinstance(error, PluginError):
@@ -367,6 +372,12 @@ def _run(network: nn.Module, definition: NetworkDefinition, images: Tensor, opti
     if images._version != version:
         raise PluginError(f"{name} {CHANGES_INPUT}")
     return outputs
+
+
+def _run_compiled_eagerly() -> AbstractContextManager[object]:
+    """Return a context in which compiled functions run their Python code, where marks are set."""
+    is_compiler_loaded = "torch._dynamo" in sys.modules  # importing it takes seconds
+    return torch.compiler.set_stance("force_eager") if is_compiler_loaded else nullcontext()
 
 
 def _advise_size(network: nn.Module, images: Tensor, option: str) -> str:

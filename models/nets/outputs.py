@@ -94,41 +94,45 @@ def is_logits(tensor: Tensor, classes: int) -> bool:
     return tensor.ndim == 4 and tensor.shape[1] == classes and tensor.is_floating_point()
 
 
-_SIGMOIDS = ("sigmoid", "sigmoid_", "hardsigmoid", "expit", "special_expit")
-"""Names of torch's functions to probabilities per class."""
-_KEEPING = (
-    *("interpolate", "upsample", "contiguous", "clone", "to", "float", "detach", "squeeze", "unsqueeze", "flatten"),
-    *("view", "reshape", "permute", "transpose", "movedim", "cat", "concat", "stack", "__getitem__", "clamp", "mean"),
-)
-"""Names of functions whose results of probabilities are probabilities too."""
-_MARK = "_lgc_from_sigmoid"
-"""Attribute of tensors that a sigmoid computed."""
+_ACTIVATIONS = ("sigmoid", "hardsigmoid", "expit", "softmax", "gumbel_softmax", "softmin", "tanh", "hardtanh", "relu6")
+"""Names of torch's functions to bounded values, without `special_` before and `_` behind them."""
+_LOGIT_MAKERS = re.compile(r"conv|matmul|einsum|dot|norm|embedding|attention|^(bi)?linear$|(mm|mv)_?$|^(special_)?log")
+"""Names of functions whose results may be logits, whatever they are called with."""
+_MARK = "_lgc_activation"
+"""Attribute of tensors that come from an activation: its name."""
+UNKNOWN_ACTIVATION = "unknown"
+"""Activation of values in 0..1 that are probabilities, or logits by chance."""
 
 
-class SigmoidMarks(TorchFunctionMode):
-    """Marks the results of a sigmoid, resized or reshaped ones too, for `find_activation`."""
+class ActivationMarks(TorchFunctionMode):
+    """Marks the results of an activation, and what is computed from them, up to the next layer of logits."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function, and mark its result."""
+        """Call the function, and mark its results."""
         out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        is_kept = name in _KEEPING and any(hasattr(value, _MARK) for value in tree_leaves((args, kwargs)))
-        if isinstance(out, Tensor) and (name in _SIGMOIDS or is_kept):
-            setattr(out, _MARK, True)
+        activation = name.removeprefix("special_").removesuffix("_")
+        if activation not in _ACTIVATIONS:
+            marks = [getattr(value, _MARK) for value in tree_leaves((args, kwargs)) if hasattr(value, _MARK)]
+            activation = marks[0] if marks and not _LOGIT_MAKERS.search(name) else ""
+        if activation:
+            for value in tree_leaves(args[0] if name == "__setitem__" else out):
+                if isinstance(value, Tensor):
+                    setattr(value, _MARK, activation)
         return out
 
 
 def find_activation(values: Tensor) -> str:
-    """Return the activation of an output [N, C, h, w]: `softmax`, `sigmoid`; empty for logits.
+    """Return the activation of an output [N, C, h, w], e.g. `sigmoid`; empty for logits.
 
-    Channels with the sum 1 everywhere are a softmax's. Values in 0..1 alone may be logits: a sigmoid must have
-    computed them inside `SigmoidMarks`.
+    Values in 0..1 whose channels have the sum 1 everywhere are a softmax's. Other values in 0..1 may be logits: inside
+    `ActivationMarks` an activation must have computed them, else it is `UNKNOWN_ACTIVATION`.
     """
-    is_marked, values = hasattr(values, _MARK), values.detach().float()
-    low, sums = float(values.min()), values.sum(1)
+    activation, values = getattr(values, _MARK, UNKNOWN_ACTIVATION), values.detach().float()
+    low, high, sums = float(values.min()), float(values.max()), values.sum(1)
     if low >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=_SUM_TOLERANCE):
         return "softmax"
-    return "sigmoid" if is_marked and low >= 0 and float(values.max()) <= 1 else ""
+    return activation if low >= 0 and 0 < high <= 1 else ""
 
 
 def explain_unusable(name: str, values: Tensor, image: tuple[int, int]) -> str:

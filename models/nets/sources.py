@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...errors import LgcError, PluginError, UnknownNameError, UsageError
 from ...files import hash_file
+from ...plugin_imports import ImportScope
 from ...plugins import describe_error, isolate_user_code, load_object
 from ..recipe import hash_text
 from ..space.protocol import ARCHITECTURE_FILE, Architecture
@@ -150,6 +151,7 @@ class FactorySource(NetworkSource):
     factory: Callable[..., object] = field(compare=False, repr=False)
     text: str
     source_digest: str
+    scope: ImportScope | None = field(default=None, compare=False, repr=False)
     kind = "factory"
 
     @property
@@ -180,7 +182,7 @@ class FactorySource(NetworkSource):
 
         keyword = find_classes_argument(self.factory, self.text)
         try:
-            with isolate_user_code(self.text):
+            with isolate_user_code(self.text, self.scope):
                 module = self.factory(**{keyword: classes}) if keyword else self.factory(classes)
         except LgcError:
             raise
@@ -218,7 +220,7 @@ def load_source(reference: str) -> NetworkSource:
             f"{reference} is an object of type {type(factory).__name__}: pass a function build(classes) -> "
             f"torch.nn.Module"
         )
-    return FactorySource(factory, reference, _hash_source(factory) or plugin.digest)
+    return FactorySource(factory, reference, _hash_source(factory) or plugin.digest, plugin.scope)
 
 
 def find_classes_argument(factory: Callable[..., object], name: str) -> str:

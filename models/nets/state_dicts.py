@@ -84,7 +84,7 @@ def _read_torch(path: Path) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and torch raise their own kinds
         foreign = find_foreign_object(error)
@@ -97,15 +97,15 @@ def _read_torch(path: Path) -> Any:
         ) from error
 
 
-class _NumberType:
-    """Type of a NumPy number in a torch file, which stands in for `numpy.dtype`.
+class _ScalarType:
+    """Type of a NumPy number or text in a torch file, which stands in for `numpy.dtype`.
 
     Raises:
-        UnpicklingError: The type is not that of a number.
+        UnpicklingError: The type is another one.
     """
 
     def __init__(self, name: str, *_: object) -> None:
-        if not re.fullmatch(r"[biufc]\d{1,2}", name):
+        if not re.fullmatch(r"[biufc]\d{1,2}|U[1-9]\d{0,3}", name):
             raise UnpicklingError(f"GLOBAL numpy.dtype.{name}")
         self._dtype = np.dtype(name)
 
@@ -114,20 +114,20 @@ class _NumberType:
         self._dtype = self._dtype.newbyteorder(state[1])  # type: ignore[arg-type]
 
     def read(self, data: bytes) -> object:
-        """Return the number that `data` holds."""
-        return np.frombuffer(data, self._dtype, 1)[0].item()
+        """Return the number or text that `data` holds."""
+        return np.ndarray((), self._dtype, data).item()
 
 
-def _read_number(kind: _NumberType, data: bytes) -> object:
-    """Return a NumPy number, as `numpy.core.multiarray.scalar` does."""
+def _read_scalar(kind: _ScalarType, data: bytes) -> object:
+    """Return a NumPy number or text, as `numpy.core.multiarray.scalar` does."""
     return kind.read(data)
 
 
-_NUMPY_NUMBERS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
-    (_NumberType, "numpy.dtype"),
-    *((_read_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+_NUMPY_SCALARS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+    (_ScalarType, "numpy.dtype"),
+    *((_read_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-"""Substitutes for NumPy's code in torch files: programs store numbers, e.g. the best score, next to the weights."""
+"""Substitutes for NumPy's code in torch files: programs store e.g. the best score next to the weights."""
 
 
 def find_foreign_object(error: Exception) -> str:

@@ -20,7 +20,7 @@ _INNER_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_c
 MIN_SHARE = 0.25
 """Share of the tensors below which weights are another network's: blocks in common may fit by chance."""
 MIN_HOLDER_SHARE = 0.5
-"""Share of the names that a module must exceed to count as one that holds the network, e.g. next to a loss."""
+"""Share of the network's own names that a module must exceed to count as one that holds a whole network."""
 _MAX_DEPTH = 4
 _MAX_LISTED = 8
 
@@ -118,13 +118,14 @@ def transfer_weights(
         min_share: Share of the network's tensors, or of the file's, that must fit.
 
     Raises:
-        UsageError: No part fits, too few tensors do, or most tensors of equal name have other shapes.
+        UsageError: No part fits, too few tensors do, most tensors of equal name have other shapes, or the tensors of
+            two networks fit.
         FileFormatError: A tensor to copy has a type other than floating point, or NaN or infinite values.
     """
     own = network.state_dict()
     tensors = {_INNER_WRAPPERS.sub("", name): tensor for name, tensor in stored.tensors.items()}
     shapes = {name: tensor.shape for name, tensor in own.items() if tensor.is_floating_point()}
-    removed, added = match_names(shapes, {name: tensor.shape for name, tensor in tensors.items()})
+    (removed, added), *equals = _rank_prefixes(shapes, {name: tensor.shape for name, tensor in tensors.items()})
     renamed = {added + name[len(removed) :]: tensor for name, tensor in tensors.items() if name.startswith(removed)}
     renamed |= (tied := _find_tied(own, renamed))
     same = {name for name, shape in shapes.items() if name in renamed and renamed[name].shape == shape}
@@ -138,6 +139,7 @@ def transfer_weights(
             f"{stored.path} has weights of another network: only {len(same)} of its {len(tensors)} tensors fit the "
             f"{len(shapes)} of this one; train with --init scratch"
         )
+    _require_no_rival(stored, tensors, removed, [prefix for prefix, _ in equals])
     whole = _list_whole_parts((name for name in shapes if get_module(name) not in classifiers), same, get_part)
     copied = {
         name: renamed[name]
@@ -191,8 +193,14 @@ def count_fitting(network: nn.Module, tensors: Mapping[str, Tensor]) -> int:
 def match_names(own: Shapes, stored: Shapes) -> tuple[str, str]:
     """Return the prefix to remove from the stored names and the one to add, so that most tensors fit.
 
-    Both are chains of `WRAPPERS`, or of a module that holds most tensors; among equal pairs the shortest is returned.
+    Both are chains of `WRAPPERS`, or of modules that may hold a network; among equal pairs those of `WRAPPERS` come
+    first, then the shortest.
     """
+    return _rank_prefixes(own, stored)[0]
+
+
+def _rank_prefixes(own: Shapes, stored: Shapes) -> list[tuple[str, str]]:
+    """Return the pairs of `match_names` with which most tensors fit, the best first."""
 
     def count(removed: str, added: str) -> int:
         return sum(
@@ -201,12 +209,48 @@ def match_names(own: Shapes, stored: Shapes) -> tuple[str, str]:
             if shape and name.startswith(added)
         )
 
-    pairs = [(removed, added) for removed in _list_prefixes(stored) for added in _list_prefixes(own)]
-    return max(pairs, key=lambda pair: (count(*pair), -len(pair[0]) - len(pair[1])))
+    smallest = MIN_SHARE * min(len(own), len(stored))
+    pairs = [
+        (removed, added)
+        for removed in _list_prefixes(stored, lambda size, total: size >= smallest)
+        for added in _list_prefixes(own, lambda size, total: size > MIN_HOLDER_SHARE * total)
+    ]
+    counts = {pair: count(*pair) for pair in pairs}
+    most = max(counts.values())
+    best = [pair for pair in pairs if counts[pair] == most]
+    return sorted(best, key=lambda pair: (not _is_wrapper(pair[0]), len(pair[0]) + len(pair[1])))
 
 
-def _list_prefixes(names: Iterable[str]) -> list[str]:
-    """Return the chains of modules that may hold the network, each with a final dot, and the empty chain."""
+def _is_wrapper(prefix: str) -> bool:
+    """Return True for a chain of `WRAPPERS`, and for none."""
+    return set(prefix.split(".")) <= {*WRAPPERS, ""}
+
+
+def _require_no_rival(stored: StateDict, tensors: Mapping[str, Tensor], removed: str, others: Iterable[str]) -> None:
+    """Check that no other prefix leads to other tensors that fit as well.
+
+    Raises:
+        UsageError: One does, e.g. that of a teacher next to a student.
+    """
+    for other in others:
+        if _is_wrapper(other) != _is_wrapper(removed) or removed.startswith(other) or other.startswith(removed):
+            continue
+        rivals = {name: tensors.get(other + name[len(removed) :]) for name in tensors if name.startswith(removed)}
+        if any(rival is not None and not tensors[name].equal(rival) for name, rival in rivals.items()):
+            raise UsageError(
+                f"{stored.path} has two networks that fit equally well, under {removed!r} and {other!r}: save the "
+                f"tensors of one alone, e.g. torch.save({{k: v for k, v in TENSORS.items() if "
+                f"k.startswith({removed!r})}}, NEW)"
+            )
+
+
+def _list_prefixes(names: Iterable[str], is_holder: Callable[[int, int], bool]) -> list[str]:
+    """Return the chains of modules that may hold the network, each with a final dot, and the empty chain.
+
+    Args:
+        names: Names of tensors.
+        is_holder: Whether a module, by its number of tensors and that of the module around it, may hold the network.
+    """
     names = list(names)
     prefixes = level = [""]
     for _ in range(_MAX_DEPTH):
@@ -215,9 +259,7 @@ def _list_prefixes(names: Iterable[str]) -> list[str]:
             inner = [name[len(prefix) :] for name in names if name.startswith(prefix)]
             heads = Counter(name.partition(".")[0] for name in inner if "." in name)
             following += [
-                f"{prefix}{head}."
-                for head, count in heads.items()
-                if count > MIN_HOLDER_SHARE * len(inner) or head in WRAPPERS
+                f"{prefix}{head}." for head, count in heads.items() if is_holder(count, len(inner)) or head in WRAPPERS
             ]
         prefixes, level = [*prefixes, *following], following
     return prefixes

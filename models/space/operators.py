@@ -7,8 +7,9 @@ modules from recipes, so costs and modules always agree; this module does not im
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ...errors import LgcError, PluginError, UnknownOperatorError, UsageError
@@ -46,16 +47,22 @@ class Operator:
         recipe: Function from a spec to its layers; no layers mean that the input is passed through at no cost.
         searchable: True if search spaces may use the operator as a candidate.
         upsamples: True if the input is the coarser side.
+        module: Variables of the module that registered it.
+        line: Its file and line there.
     """
 
     name: str
     recipe: Recipe
     searchable: bool
     upsamples: bool
+    module: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
+    line: tuple[str, int] = ("", 0)
 
 
 OPERATORS: dict[str, Operator] = {}
 """Registered operators by name."""
+MODULES = f"{__name__.partition('.')[0]}.models.nets.modules"
+"""Module of `register_module`, which registers for its caller."""
 
 ZERO = "zero"
 """Operator of an absent edge."""
@@ -76,6 +83,8 @@ RESERVED_NAMES = frozenset(_RESERVED.split())
 def register_operator(name: str, *, searchable: bool = False, upsamples: bool = False) -> Callable[[Recipe], Recipe]:
     """Register the decorated recipe under `name`, which must be new; see `Operator` for the options.
 
+    A line of a file that two files of the user's import, each for itself, registers its operator once.
+
     Raises:
         ValueError: The name is taken.
         UsageError: The name has other characters than a-z, 0-9 and _, begins with _, or is one of `RESERVED_NAMES`.
@@ -87,10 +96,16 @@ def register_operator(name: str, *, searchable: bool = False, upsamples: bool = 
     if name in RESERVED_NAMES:
         raise UsageError(f"operator {name!r} has the name of a torch module's attribute: choose another")
 
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == MODULES:
+        frame = frame.f_back
+    module, line = frame.f_globals, (frame.f_code.co_filename, frame.f_lineno)
+
     def register(recipe: Recipe) -> Recipe:
-        if name in OPERATORS:
+        if name not in OPERATORS:
+            OPERATORS[name] = Operator(name, recipe, searchable, upsamples, module, line)
+        elif OPERATORS[name].line != line or OPERATORS[name].module is module:
             raise ValueError(f"operator {name!r} is already registered: choose another name")
-        OPERATORS[name] = Operator(name, recipe, searchable, upsamples)
         return recipe
 
     return register

@@ -161,7 +161,9 @@ def export_foreign(
         path = _write(network, settings, precision)
         written = Original(path, source)
         parity = tuple(
-            compare_with_original(map(original.run, series), map(written.run, series), name, original.axes)
+            compare_with_original(
+                map(original.run, series), map(written.run, series), name, original.start_comparisons()
+            )
             for name, series in inputs.items()
         )
         tolerance = network.choose_tolerance(precision)
@@ -278,7 +280,9 @@ def _deploy(
     backend, workload = require_backend(target), network.workload(precision=target.precision)
     runner = backend.compile(workload, target)
     try:
-        parity = compare_with_original([original.run(inputs)], [runner.infer(inputs)], RANDOM, original.axes)
+        parity = compare_with_original(
+            [original.run(inputs)], [runner.infer(inputs)], RANDOM, original.start_comparisons()
+        )
     finally:
         runner.close()
     assignments = assign(backend, target, {NETWORK_KEY: workload})

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...errors import FileFormatError, MeasurementError
 from ...models.onnx.model import OnnxModel
 from ...models.onnx.ort_probe import OrtProbe
-from ..file_outputs import list_class_axes
+from ..file_outputs import start_comparisons
 from ..output_differences import OutputDifferences
 from .parity import Parity
 
@@ -28,9 +28,6 @@ class Original:
 
     The file itself runs, not the model that lgc read, so that the comparison also covers the reading. Where it has
     other inputs or outputs than the model, as it was cut, or ONNX Runtime does not find its weights, the model runs.
-
-    Attributes:
-        axes: axis of the classes of each output, counted from the end; None for outputs other than scores.
     """
 
     def __init__(self, path: Path, model: OnnxModel) -> None:
@@ -39,7 +36,7 @@ class Original:
         Raises:
             FileFormatError: ONNX Runtime rejects it.
         """
-        self.axes = list_class_axes(model)
+        self._model = model
         self._inputs = [tensor.name for tensor in model.inputs]
         self._outputs = [tensor.name for tensor in model.outputs]
         try:
@@ -59,9 +56,13 @@ class Original:
         """
         return self._probe.run(dict(zip(self._inputs, inputs, strict=True)), self._outputs)
 
+    def start_comparisons(self) -> list[OutputDifferences]:
+        """Return `start_comparisons` of the model."""
+        return start_comparisons(self._model)
+
 
 def compare_with_original(
-    expected: Iterable[Outputs], outputs: Iterable[Outputs], source: str, axes: Sequence[int | None]
+    expected: Iterable[Outputs], outputs: Iterable[Outputs], source: str, compared: Sequence[OutputDifferences]
 ) -> Parity:
     """Compare all outputs with the original's: values of float outputs, classes of logits and label maps.
 
@@ -72,12 +73,12 @@ def compare_with_original(
         expected: outputs of the original for each input.
         outputs: outputs to compare, for the same inputs.
         source: `random` or `images`.
-        axes: axis of the classes of each output, counted from the end; None for outputs other than scores.
+        compared: comparison of each output, without images; see `start_comparisons`.
 
     Raises:
         MeasurementError: the shapes differ, or an output is NaN or infinite where the original's is not.
     """
-    compared, images = [OutputDifferences(axis) for axis in axes], 0
+    images = 0
     for actual, exact in zip(outputs, expected, strict=True):
         shapes, exact_shapes = ([array.shape for array in arrays] for arrays in (actual, exact))
         if shapes != exact_shapes:

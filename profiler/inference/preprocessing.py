@@ -188,7 +188,7 @@ def _require_raw_pixels(network: OnnxModel, image: ImageInput) -> None:
         UsageError: it does.
     """
     inner = infer_input_normalisation(network, image)
-    if inner is None or inner.is_neutral:
+    if inner is None:
         return
     ranges = {scale: name for name, scale in VALUE_RANGES.items()}
     likely = "" if inner.scale is None else f"{ranges[inner.scale]}, as these numbers suggest, or "

@@ -5,8 +5,8 @@
     margin [K]       factor from a predicted cost to the bound that is compared with the target
     target ratio     largest ratio of bound to target over the costs; 1 is on the target
 
-Without targets, the target ratio is the first cost. Targets above every architecture are inactive: a target is a bound,
-so neither the loss nor the projection draws architectures up to them.
+Without targets, the target ratio is the first cost. Targets are aimed at from below, but those above every
+architecture are inactive: neither the loss nor the projection draws architectures up to them.
 """
 
 from __future__ import annotations

@@ -57,13 +57,21 @@ def describe_inactive_targets(decisions: Decisions, tables: Sequence[Predictor],
     """Return a line for each point whose targets every architecture meets: there the loss alone decides."""
     return [
         "; ".join(
-            describe_inactive_target(table, target, config.quantile, fps)
+            describe_inactive_target(table, _find_range(decisions, table), target, config.quantile, fps)
             for table, target, fps in zip(tables, point, config.find_fps(point), strict=True)
         )
         + "; the architecture is chosen by its loss alone"
         for point in config.targets_ms
         if CostConstraint.from_predictors(decisions, tables, point, config.quantile).is_inactive
     ]
+
+
+def _find_range(decisions: Decisions, table: Predictor) -> tuple[float, float]:
+    """Return the smallest and the largest latency that a table predicts for the decisions, in ms."""
+    constraint = CostConstraint.from_predictors(decisions, [table])
+    ends = (constraint.cheapest, constraint.costliest)
+    fastest, slowest = (float(constraint.evaluate(choices)[0, 0]) for choices in ends)
+    return fastest, slowest
 
 
 def require_targets_met(

@@ -43,23 +43,35 @@ def require_target_in_range(
     pixels = f" ({ratio:.2g} times fewer pixels or more)" if ratio <= MAX_PIXEL_RATIO else ""  # latency ~ pixels
     raise UsageError(
         f"a target of {target} is {side} the fastest architecture of {predictor.space.name}: "
-        f"{_describe_range(predictor, quantile, fps is not None)}; profile a smaller --input{pixels} or a "
-        f"smaller space (docs/spaces.md), or take the fastest: {limit}"
+        f"{_describe_range(predictor, predictor.range_ms, quantile, fps is not None)}; profile a smaller "
+        f"--input{pixels} or a smaller space (docs/spaces.md), or take the fastest: {limit}"
     )
 
 
 def describe_inactive_target(
-    predictor: Predictor, target_ms: float, quantile: float | None = None, fps: float | None = None
+    predictor: Predictor,
+    range_ms: tuple[float, float],
+    target_ms: float,
+    quantile: float | None = None,
+    fps: float | None = None,
 ) -> str:
-    """Return a line on a target that every architecture meets, by a table; see `require_target_in_range`."""
+    """Return a line on a target that every architecture meets, by a table.
+
+    Args:
+        predictor: predictor of the space.
+        range_ms: latencies of the fastest and the slowest architecture that the search's settings allow, in ms.
+        target_ms: target by the table's statistic, in ms.
+        quantile: as in `require_target_in_range`.
+        fps: frame rate that the target was converted from; None for a target in ms.
+    """
     target = f"{target_ms:.4g} ms" if fps is None else f"{fps:.4g} FPS"
-    return f"a target of {target} excludes nothing: {_describe_range(predictor, quantile, fps is not None)}"
+    return f"a target of {target} excludes nothing: {_describe_range(predictor, range_ms, quantile, fps is not None)}"
 
 
-def _describe_range(predictor: Predictor, quantile: float | None, rates: bool) -> str:
-    """Return the range of the space's latencies, or of its frame rates, as a table predicts it."""
+def _describe_range(predictor: Predictor, range_ms: tuple[float, float], quantile: float | None, rates: bool) -> str:
+    """Return a range of latencies, or of frame rates, as a table predicts it."""
     margin = 1.0 if quantile is None else predictor.margin(quantile)
-    fastest, slowest = (margin * end for end in predictor.range_ms)
+    fastest, slowest = (margin * end for end in range_ms)
     latencies = f"{fastest:.3f} to {slowest:.3f} ms"
     values = f"{predictor.to_fps(slowest):.4g} to {predictor.to_fps(fastest):.4g} FPS" if rates else latencies
     bound = "" if quantile is None else f", with the margin of --quantile {quantile:g}"

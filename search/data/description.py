@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +18,7 @@ import numpy as np
 
 from ...errors import DataError, FileFormatError, LgcError, OutputError, UnknownNameError
 from ...files import read_text, write_atomic
+from ...models.image_folders import resolve_files
 from ...models.images import IMAGENET, Normalisation
 from ...models.palettes import Palette, distinct_palette
 from ...models.space.settings import validate
@@ -152,7 +154,8 @@ class DatasetSpec:
                 missing = self.splits[split].describe_missing()
                 parts = [*([] if missing is None else [missing]), *count_remarks(remarks, len(images), "images read")]
                 texts += [f"warning: {self.name}: {split}: {text}" for text in parts]
-        return (*self.notes, *self.list_left_out(), *texts, *self._list_overlaps(), *self.list_suspicions(labels))
+        doubts = (*self._list_repeats(), *self._list_overlaps(), *self.list_suspicions(labels))
+        return (*self.notes, *self.list_left_out(), *texts, *doubts)
 
     def list_left_out(self) -> list[str]:
         """Return a warning for each kind of files that look like images, but are not read, see `describe_left_out`."""
@@ -186,13 +189,38 @@ class DatasetSpec:
 
     def _list_overlaps(self) -> list[str]:
         """Return a warning for each two splits that have images in common."""
-        images = {split: {pair.image for pair in pairs} for split, pairs in self.matched.items()}
-        common = {(a, b): images[a] & images[b] for a, b in combinations(images, 2) if is_overlap((a, b))}
+        texts = list[str]()
+        for a, b in combinations(self._real_images, 2):
+            images, others = self._real_images[a], self._real_images[b]
+            common = images.keys() & others.keys() if is_overlap((a, b)) else ()
+            if common:
+                image, other = min((images[path][0], others[path][0]) for path in common)
+                same = "" if image == other else f", the file of {other}"
+                texts.append(f"warning: {self.name}: images in both {a} and {b}: {len(common)}, e.g. {image}{same}")
+        return texts
+
+    def _list_repeats(self) -> list[str]:
+        """Return a warning for each split with images that are one file, by links."""
+        repeats = {
+            split: [paths for paths in images.values() if len(paths) > 1] for split, images in self._real_images.items()
+        }
         return [
-            f"warning: {self.name}: images in both {a} and {b}: {len(paths)}, e.g. {min(paths)}"
-            for (a, b), paths in common.items()
-            if paths
+            f"warning: {self.name}: {split}: files that are several images, by links: {len(files)}, e.g. that of "
+            f"{files[0][0]} and {files[0][1]}"
+            for split, files in repeats.items()
+            if files
         ]
+
+    @cached_property
+    def _real_images(self) -> dict[str, dict[Path, list[Path]]]:
+        """Split -> real path of each image -> the image, and further ones that links make of the file."""
+        images = {split: sorted({pair.image for pair in pairs}) for split, pairs in self.matched.items()}
+        files = resolve_files({*chain.from_iterable(images.values())})
+        real = {split: defaultdict[Path, list[Path]](list) for split in images}
+        for split, paths in images.items():
+            for path in paths:
+                real[split][files[path]].append(path)
+        return {split: dict(paths) for split, paths in real.items()}
 
     @cached_property
     def matched(self) -> dict[str, list[Pair]]:

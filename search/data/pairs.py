@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,14 +147,26 @@ class Split:
             return []
         folder = self.images.folder
         near = [files for files in self.labels if _contains(folder, files.files.folder)]
-        return [path for path in self._files if any(self._is_label(path, files) for files in near)] if near else []
+        return sorted({path for files in near for path in self._find_labels(files)})
 
-    def _is_label(self, path: Path, files: LabelFiles) -> bool:
-        """Return True for the label of another image, which exists."""
-        texts = files.files.match(path) if files.files.selects(path) else None
-        if texts is None or len(texts) != files.images.num_wildcards:
-            return False
-        return any(image != path and image.is_file() for image in files.images.fill(texts))
+    def _find_labels(self, files: LabelFiles) -> Iterator[Path]:
+        """Yield the files of the images' pattern that are labels of another image, which exists."""
+        num, images = files.files.num_wildcards, defaultdict[tuple[str, ...], list[Path]](list)
+        if num < files.images.num_wildcards:  # the image's folders are not in the label's name
+            for path in self._files:
+                texts = files.images.match(path)
+                if texts is not None:
+                    images[texts[len(texts) - num :]].append(path)
+        for path in self._files:
+            texts = files.files.match(path) if files.files.selects(path) else None
+            if texts is None or num > files.images.num_wildcards:
+                continue
+            if num == files.images.num_wildcards:
+                owners = [image for image in files.images.fill(texts) if image != path and image.is_file()]
+            else:
+                owners = [image for image in images[texts] if image != path]
+            if owners:
+                yield path
 
     @property
     def notes(self) -> list[str]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError
-from ...models.image_folders import FolderEntry, walk_folder
+from ...models.image_folders import FolderEntry, list_once, walk_folder
 from ...models.images import IMAGE_SUFFIXES, LOSSY_SUFFIXES
 
 _SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
@@ -73,12 +73,13 @@ class FilePattern:
         return re.compile("".join(parts))
 
     def list_files(self) -> list[Path]:
-        """Return the matching images, sorted by path.
+        """Return the matching images, sorted by path, see `list_once`.
 
         Raises:
             DataError: A folder cannot be read.
         """
-        return sorted(entry.path for entry in self.walk() if not entry.problem and self.selects(entry.path))
+        paths = (entry.path for entry in self.walk() if not entry.problem and self.selects(entry.path))
+        return list_once(self.folder, paths)
 
     def has_files(self) -> bool:
         """Return True if there is a matching image, see `list_files`."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ...device import CPU, Device
 from ...errors import DeviceError, TrainingError, UnknownNameError, UsageError
-from ...plugin_imports import strip_packages
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -131,7 +130,7 @@ def synchronise_norms(network: nn.Module, fabric: Fabric) -> None:
     known = (*_GPU_NORMS, nn.SyncBatchNorm) if is_gpu else (nn.BatchNorm2d, GlobalBatchNorm)
     for name, module in network.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in known:
-            kind = strip_packages(f"{type(module).__module__}.{type(module).__qualname__}")
+            kind = f"{type(module).__module__}.{type(module).__qualname__}"
             raise UsageError(
                 f"{name or 'the network'} is a {kind}, a batch normalisation that cannot be computed over "
                 f"{fabric.world_size} processes on a {'GPU' if is_gpu else 'CPU'}: use one process, or "

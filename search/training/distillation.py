@@ -15,6 +15,7 @@ from ...files import hash_file
 from ...models.images import Normalisation
 from ...models.nets.checks import check_outputs
 from ...models.nets.definition import Log, NetworkDefinition, find_factory, load_definition
+from ...models.nets.outputs import UNKNOWN_ACTIVATION
 from ...models.nets.weights import WEIGHTS_FILE, load_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.training_result import read_class_names
@@ -77,12 +78,14 @@ def load_teacher(
     network = definition.build()
     network.load_state_dict(load_weights(weights, definition))
     if architecture is None:
-        activation = check_outputs(network, replace(definition, input=size)).activation
-        if activation:
+        report = check_outputs(network, replace(definition, input=size))
+        if report.activation not in ("", UNKNOWN_ACTIVATION):
             raise UsageError(
-                f"the teacher {path} returns probabilities, not logits: remove {activation} from the forward of "
+                f"the teacher {path} returns probabilities, not logits: remove {report.activation} from the forward of "
                 f"{definition.source.reference}"
             )
+        for warning in report.format_warnings():
+            log(f"teacher {path}: {warning}")
     if definition.normalisation != student.normalisation:
         network = nn.Sequential(Renormalise(student.normalisation, definition.normalisation), network)
     return Teacher(path, network.eval().requires_grad_(False), hash_file(weights))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lgc.errors import DataError
-from lgc.models.image_folders import describe_files, find_labels, list_folder, list_images
+from lgc.models.image_folders import describe_files, find_labels, list_folder, list_images, resolve_files
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 3, (4, 6), np.uint8).repeat(8, 0).repeat(8, 1)
@@ -56,8 +56,36 @@ class TestListing:
         (photos / "day2").symlink_to(camera / "roll")
         (photos / "self").symlink_to(photos)
         (camera / "back").symlink_to(photos)
-        names = ["a.png", "day1/b.png", "day1/roll/c.png", "day2/c.png"]
+        names = ["a.png", "day1/b.png", "day1/roll/c.png"]
         assert [str(path.relative_to(photos)) for path in list_images(photos)] == names
+
+    def test_files_behind_links_are_listed_once(self, tmp_path):
+        write(tmp_path / "own", "day5/1.png", "day6/1.png")
+        write(tmp_path / "store", "x.png", "2.png")
+        (tmp_path / "linked").symlink_to("own")
+        for name, target in {
+            "best": "day5",
+            "day7/1.png": "../day6/1.png",
+            "a/1.png": "../../store/x.png",
+            "b/1.png": "../../store/x.png",
+            "a/2.png": "../../store/2.png",
+            "b/2.png": "../../store/2.png",
+        }.items():
+            (tmp_path / "own" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "own" / name).symlink_to(target)
+        for root in (tmp_path / "own", tmp_path / "linked"):
+            names = [str(path.relative_to(root)) for path in list_images(root)]
+            assert names == ["a/1.png", "a/2.png", "b/1.png", "day5/1.png", "day6/1.png"]
+
+    def test_only_links_are_resolved(self, tmp_path, monkeypatch):
+        write(tmp_path, "a/1.png", "b/1.png")
+        (tmp_path / "b/2.png").symlink_to("1.png")
+        resolved, realpath = [], os.path.realpath
+        monkeypatch.setattr(os.path, "realpath", lambda path: (resolved.append(Path(path)), realpath(path))[1])
+        real = resolve_files(tmp_path / name for name in ("a/1.png", "b/1.png", "b/2.png"))
+        root = Path(realpath(tmp_path))
+        assert [*real.values()] == [root / "a/1.png", root / "b/1.png", root / "b/1.png"]
+        assert resolved == [tmp_path / "a", tmp_path / "b", tmp_path / "b/2.png"]
 
     def test_unreadable_folders_are_errors(self, tmp_path, monkeypatch):
         write(tmp_path, "a.png", "deep/b.png", "locked/c.png")

@@ -58,3 +58,9 @@ def test_integers_are_compared_as_classes():
     differences.add(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 4]))
     assert differences.agreement_pct == 87.5
     assert (differences.max_abs_diff, differences.mean_abs_diff, differences.relative_diff) == (None, None, None)
+
+
+def test_label_maps_of_floats_have_classes():
+    differences = OutputDifferences(is_label_map=True)
+    differences.add(np.float32([0, 1, 2, 3]), np.float32([0, 1, 2, 0]))
+    assert (differences.agreement_pct, differences.max_abs_diff) == (75, None)

@@ -7,11 +7,12 @@ Parameters are weights and biases of products, quantised ones too, and every oth
 values that is computed with, e.g. a scale of a decomposed normalisation or a positional embedding, in branches and
 loops too. Sizes, indices, scales of quantisation, and means and variances of batch normalisation do not count. A fixed
 mask, grid or normalisation of the image is indistinguishable from trained values and counts too, and so is a scale of
-ones of a normalisation without parameters.
+ones of a normalisation without parameters, unless metadata of torch's newer exporter tell.
 
 A tensor of several layers is one shared parameter. But exporters and optimisers merge equal weights, those of an
-untrained network: ones, and biases of zeros. A tensor of one value therefore counts once per layer. torch's newer
-exporter also removes biases of zeros, which count as long as the nodes keep its metadata.
+untrained network: ones, and biases of zeros. A tensor of one value therefore counts once per layer; the modules'
+names and the weights before tell a layer from a further call. torch's newer exporter also removes biases of zeros,
+which count as long as the nodes keep its metadata.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ _BIASED = ("MatMul", "FusedMatMul", "MatMulInteger", "ConvInteger")
 """Products without an input for a bias, which an addition adds."""
 
 
-class _Scope:
+class Scope:
     """Graph with what its nodes can read, from the graphs around it too.
 
     torch exports equal weights as one and its copies by Identity: those of one value are weights before training, and
@@ -219,12 +220,12 @@ class _Scope:
         self.constants = ChainMap(own, constants or {})
         self.producers = ChainMap(computed, dict(producers or {}))
 
-    def walk(self) -> Iterator[_Scope]:
+    def walk(self) -> Iterator[Scope]:
         """Yield the graph and those inside."""
         yield self
         for node in self.graph.node:
             for inner in list_subgraphs(node):
-                yield from _Scope(inner, self.constants, self.producers).walk()
+                yield from Scope(inner, self.constants, self.producers).walk()
 
     def find_constant(self, name: str) -> tuple[Any, bool]:
         """Return the constant that a tensor is made of by `TRANSPARENT` operators, if any; and True if dequantised."""
@@ -258,7 +259,7 @@ class _Scope:
 
 def _count_parameters(graph: Any, shapes: Shapes) -> int:
     """Return the number of values of all parameters, each tensor once, those of one value once per layer."""
-    scopes = list(_Scope(graph).walk())
+    scopes = list(Scope(graph).walk())
     counted: dict[tuple[Hashable, ...], int] = {}
     for scope in scopes:
         for node in scope.graph.node:
@@ -268,7 +269,7 @@ def _count_parameters(graph: Any, shapes: Shapes) -> int:
             unique = tuple(id(tensor) for tensor in parameters.values() if not is_uniform(tensor))
             for index, tensor in parameters.items():
                 size = math.prod(tensor.dims)
-                layer = () if id(tensor) in unique else (index, *(unique or _identify_layer(node, tensor)))
+                layer = () if id(tensor) in unique else (index, *(unique or _identify_layer(node, tensor, scope)))
                 if node.op_type in PACKED and index == 1:
                     left, out = get_shape(node, 0, shapes), shapes.get(node.output[0])
                     size = left[-1] * out[-1] if left and out else size
@@ -282,8 +283,13 @@ _MODULE_KEY, _CALL_KEY = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.fx_node"
 """Metadata of a node by torch's newer exporter: the modules around it, with its own name; and torch's call."""
 _RULES_KEY = "pkg.onnxscript.rewriter.rule_name"
 """Further metadata: the rules that rewrote the node."""
+_CALL_SUFFIX = re.compile(r"_\d+(?=/|$)")
+"""Number that torch's older exporter adds to the name of a module at its further calls."""
 _CALL_WITH_BIAS = re.compile(r"args = \(%\w+, %\w+, %")
 """Call with an input, a weight, and a tensor as the bias."""
+
+_BARE_CALL = re.compile(r"instance_norm\.default\]\(args = \(%\w+, None, None,")
+"""Call of an instance normalisation without parameters."""
 
 
 def _read_note(node: Any, key: str) -> str:
@@ -298,21 +304,50 @@ def _lost_bias(node: Any) -> bool:
     return _CALL_WITH_BIAS.search(_read_note(node, _CALL_KEY)) is not None
 
 
-def _identify_layer(node: Any, tensor: Any) -> tuple[Hashable, ...]:
-    """Return the identity of the layer of a node whose parameters all have one value: its module, or the node itself.
+def _identify_layer(node: Any, tensor: Any, scope: Scope) -> tuple[Hashable, ...]:
+    """Return the identity of the layer of a node whose parameters all have one value, the same at each of its calls.
 
-    Single values, e.g. those of an activation, and matrices of other operators than products, e.g. masks, are shared.
+    It is the module, else its name by torch's older exporter and the weights before it. Single values, e.g. those of an
+    activation, and matrices of other operators than products, e.g. masks, are shared. So are those of an instance
+    normalisation that may be one without parameters.
     """
     if math.prod(tensor.dims) == 1 or (node.op_type not in _WEIGHTS and sum(size > 1 for size in tensor.dims) > 1):
         return ()
-    return (_read_note(node, _MODULE_KEY).rpartition(",")[0] or id(node),)
+    if node.op_type == "InstanceNormalization" and not _read_note(node, _CALL_KEY):
+        return ()
+    if module := _read_note(node, _MODULE_KEY).rpartition(",")[0]:
+        return (module,)
+    return (_CALL_SUFFIX.sub("", node.name.rpartition("/")[0]), *_find_weights(node, tensor, scope))
 
 
-def _iter_parameters(node: Any, scope: _Scope) -> Iterator[tuple[int, Any]]:
+def _find_weights(node: Any, tensor: Any, scope: Scope) -> tuple[Hashable, ...]:
+    """Return the next weights before a node, other than those of one value, and the number of uses of `tensor` since.
+
+    A shared layer usually follows another one, whose weight is the same at each call.
+    """
+    pending, seen = list(node.input), set()
+    weights, uses = set(), 0
+    while pending:
+        name = pending.pop()
+        made = scope.producers.get(name)
+        if made is None or name in seen:
+            continue
+        seen.add(name)
+        parameters = [each for _, each in _iter_parameters(made, scope)]
+        unique = {id(each) for each in parameters if not is_uniform(each)}
+        weights |= unique
+        uses += any(each is tensor for each in parameters)
+        pending += () if unique else made.input
+    return frozenset(weights), uses
+
+
+def _iter_parameters(node: Any, scope: Scope) -> Iterator[tuple[int, Any]]:
     """Yield positions and constants of those among a node's inputs that are parameters."""
     if scope.is_scaling(node) and node.op_type == "Mul":
         return
-    if node.op_type == "InstanceNormalization" and scope.is_group_norm(node):
+    if node.op_type == "InstanceNormalization" and (
+        scope.is_group_norm(node) or _BARE_CALL.search(_read_note(node, _CALL_KEY))
+    ):
         return
     places = range(len(node.input)) if node.op_type == "Einsum" else _WEIGHTS.get(node.op_type)
     is_bias = node.op_type == "Add" and any(map(scope.has_product, node.input))

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,14 @@ def _list_palette(raw: RawLabel, values: Iterable[int]) -> dict[int, int] | None
 
 
 @lru_cache(maxsize=8)
-def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasses:
+def collect_classes(
+    files: tuple[tuple[Path, int, int], ...], splits: tuple[tuple[str, frozenset[Path]], ...] = ()
+) -> CollectedClasses:
     """Return the classes of all labels; files have sizes and times, so that changed ones are read again.
+
+    Args:
+        files: Path, size and time of each label.
+        splits: Name and labels of each split.
 
     Raises:
         DataError: A label cannot be read, or the values cannot be classes.
@@ -86,6 +93,9 @@ def collect_classes(files: tuple[tuple[Path, int, int], ...]) -> CollectedClasse
         contents = _unify_bits(_join_equal_channels([*_limit_classes(pool.map(_summarise, paths))]))
     palette = _merge_palettes(contents)
     if palette is None:
+        parts = {name: [content for content in contents if content.path in labels] for name, labels in splits}
+        for first, second in combinations(parts.items(), 2):
+            _require_common_colour(first, second)
         contents = [_as_colours(content) for content in contents]
     kinds = {content.is_coloured: content.path for content in contents}
     if len(kinds) > 1:
@@ -202,6 +212,34 @@ def _merge_palettes(contents: Iterable[_Content]) -> dict[int, int] | None:
             f"{path} has a palette of greys that are not its values, {plain[0]} has none: convert the labels"
         )
     return merged if len(set(merged.values())) == len(merged) else {}
+
+
+def _require_common_colour(*splits: tuple[str, Sequence[_Content]]) -> None:
+    """Check that two splits, whose labels must be read by colour, have a colour in common besides background and void.
+
+    Raises:
+        DataError: Each has colours of its own alone, so that one lacks the classes of the other.
+    """
+    palettes = [[content.palette for content in part if content.palette is not None] for _, part in splits]
+    voids = [{palette.get(value) for palette in part for value in (0, IGNORE)} for part in palettes]
+    void = voids[0] & voids[1] if all(palettes) else voids[0] | voids[1]
+    own, other = ({code: content.path for content in part for code in _list_colours(content)} for _, part in splits)
+    own, other = ({code: path for code, path in part.items() if code not in void} for part in (own, other))
+    if own and other and not own.keys() & other.keys():
+        (a, _), (b, _) = splits
+        code, other_code = max(own), max(other)
+        raise DataError(
+            f"the labels of {a} and {b} have no common colour of a class, e.g. #{code:06x} in {own[code]} and "
+            f"#{other_code:06x} in {other[other_code]}: write a dataset.yaml, with `kind: indices` if the values are "
+            "the same classes, else join the colours by `map` (docs/datasets.md)"
+        )
+
+
+def _list_colours(content: _Content) -> Iterable[int]:
+    """Return the colours of a label; none of one with indices alone."""
+    if content.palette is not None:
+        return content.palette.values()
+    return content.values if content.is_coloured else ()
 
 
 def _as_colours(content: _Content) -> _Content:

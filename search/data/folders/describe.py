@@ -71,7 +71,8 @@ def describe_folder(root: Path) -> FolderDescription | None:
         raise DataError("; ".join([problem or f"{root} has no image with a label in {first.labels}", *hints]))
     unused = known.describe_unused(root, (pair.image for pair in pairs))
     stats = [(path, path.stat()) for path in labels]
-    collected = collect_classes(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+    owned = tuple((s.name, frozenset(p.label for p, _ in s.matches if p.label is not None)) for s in splits)
+    collected = collect_classes(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats), owned)
     notes = [*collected.notes, *unread, *unused, *known.notes]
     if first.labels.startswith(tuple(f"{first.images}{ending}" for ending in LABEL_ENDINGS)):
         notes.append(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ....errors import DataError
 from ....files import describe
-from ....models.image_folders import walk_folder
+from ....models.image_folders import list_once, walk_folder
 from ....models.images import CONVERT_HINT, IMAGE_SUFFIXES, JPEG_SUFFIXES, NETPBM_SUFFIXES, UNREAD_SUFFIXES
 from ..patterns import FilePattern
 
@@ -41,19 +41,21 @@ def describe_left_out(images: FilePattern, used: Collection[Path] = ()) -> list[
     """Return remarks on the files at the place of a pattern that look like images, but are left out.
 
     These are images in formats that are not read, images of the pattern's format with another suffix, such as `.JPG`
-    of `*.jpg`, and broken links.
+    of `*.jpg`, broken links, and links to other files of the pattern.
 
     Args:
         images: Pattern of the images.
         used: Paths of images and labels, without suffixes: files called so are not reported.
     """
-    links, groups = list[Path](), defaultdict[str, list[Path]](list)
+    links, selected, groups = list[Path](), list[Path](), defaultdict[str, list[Path]](list)
     with suppress(DataError):  # a folder that cannot be read, which is reported where the split is used
         for entry in images.walk():
             path = entry.path
             if entry.is_link:
                 links += [path] * (images.selects(path) or (not path.suffix and images.reaches(path)))
-            elif not images.selects(path) and images.matches_stem(path) and path.with_suffix("") not in used:
+            elif images.selects(path):
+                selected.append(path)
+            elif images.matches_stem(path) and path.with_suffix("") not in used:
                 groups[path.suffix].append(path)
     place = f"{images.folder.relative_to(images.root).as_posix()}/"
     other = {suffix: sorted(paths) for suffix, paths in groups.items() if _has_same_format(images, suffix)}
@@ -69,6 +71,9 @@ def describe_left_out(images: FilePattern, used: Collection[Path] = ()) -> list[
         first = min(links)
         verb = "1 link is" if len(links) == 1 else f"{len(links)} links are"
         remarks.append(f"{verb} broken in {place}, left out, e.g. {first.name} to {first.readlink()}")
+    if repeated := {*selected} - {*list_once(images.folder, selected)}:
+        example = min(repeated).relative_to(images.root).as_posix()
+        remarks.append(f"links lead to {len(repeated)} files in {place} again, left out there, e.g. {example}")
     return remarks
 
 

@@ -204,12 +204,40 @@ def test_network_next_to_a_loss_is_found():
     assert (result.removed, result.random, result.unused) == ("unet.", (), 1)
 
 
+@pytest.mark.parametrize("extra", [{}, {"teacher.aux.weight": torch.ones(3), "teacher.aux.bias": torch.ones(3)}])
+def test_two_networks_that_fit_are_refused(extra):
+    weights = {f"{part}.{name}": value for part in ("student", "teacher") for name, value in make_weights().items()}
+    with pytest.raises(UsageError, match=r"two networks .* equally well, under 'student\.' and 'teacher\.': save"):
+        transfer({**weights, **extra})
+
+
+def test_network_stored_twice_is_loaded():
+    weights = make_weights()
+    twice = {f"{part}.{name}": value for part in ("first", "second") for name, value in weights.items()}
+    assert transfer(twice).random == ()
+
+
+@pytest.mark.parametrize("other", ["teacher", "model_ema"])
+def test_network_that_fits_best_is_loaded(other):
+    """It may have fewer tensors than another one, or the name of a wrapper."""
+    weights, others = make_weights(), make_weights(SmallNet() if other == "model_ema" else SmallNet(width=6))
+    prefix = "model." if other == "model_ema" else "student."
+    result = transfer(
+        {
+            **{f"{other}.{name}": value + 1 for name, value in others.items()},
+            **{f"{other}.aux{index}": torch.ones(3) for index in range(30)},
+            **{prefix + name: value for name, value in weights.items()},
+        }
+    )
+    assert (result.removed, result.random) == (prefix, ())
+
+
 NUMBERS = [np.float64(0.5), np.float32(-2), np.int64(-7), np.uint8(200), np.bool_(True), np.dtype(">f8").type(0.25)]
 
 
-@pytest.mark.parametrize("number", [*NUMBERS, np.array(3.5, ">f4")[()]], ids=repr)
+@pytest.mark.parametrize("number", [*NUMBERS, np.array(3.5, ">f4")[()], np.str_("best é")], ids=repr)
 @pytest.mark.parametrize("legacy", [False, True])
-def test_numpy_numbers_next_to_weights_are_read(tmp_path, number, legacy):
+def test_numpy_scalars_next_to_weights_are_read(tmp_path, number, legacy):
     path = tmp_path / "w.pt"
     torch.save({"best": number, "state_dict": make_weights()}, path, _use_new_zipfile_serialization=not legacy)
     assert read_state_dict(path).entry == "state_dict"
@@ -227,7 +255,7 @@ def test_names_of_earlier_numpy_are_known(tmp_path):
     assert _read_torch(tmp_path / "old.pt") == {"best": 0.5}
 
 
-@pytest.mark.parametrize("value", [np.zeros(3), np.str_("a"), np.datetime64(3, "s")], ids=["array", "text", "date"])
+@pytest.mark.parametrize("value", [np.zeros(3), np.bytes_(b"a"), np.datetime64(3, "s")], ids=["array", "bytes", "date"])
 def test_other_numpy_objects_are_refused(tmp_path, value):
     torch.save({"best": value, "state_dict": make_weights()}, tmp_path / "w.pt")
     with pytest.raises(FileFormatError, match=r"holds Python objects \(numpy\S+\), .* if you trust it"):

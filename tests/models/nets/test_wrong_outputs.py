@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lgc.errors import PluginError
 from lgc.models.nets.checks import OutputReport, check_outputs, check_training
 from lgc.models.nets.definition import NetworkDefinition
-from lgc.models.nets.outputs import SigmoidMarks, find_activation
+from lgc.models.nets.outputs import UNKNOWN_ACTIVATION, ActivationMarks, find_activation
 from lgc.models.nets.sources import FactorySource
 
 from ...user_networks import Toy
@@ -146,7 +146,7 @@ def test_probabilities_in_evaluation_are_reported():
     definition = define(SoftmaxInEvaluation)
     assert train(SoftmaxInEvaluation).format_warnings() == []
     (warning,) = check_outputs(definition.build(), definition).format_warnings(" in evaluation mode")
-    assert "main output in evaluation mode looks like probabilities (0 to 1, with sum 1)" in warning
+    assert "main output in evaluation mode looks like probabilities (0 to 1)" in warning
     assert "remove softmax" in warning
 
 
@@ -160,12 +160,42 @@ def test_sigmoid_is_reported():
         torch.zeros(1, 4, 2, 2),
         3 * torch.rand(1, 4, 2, 2),
         -torch.rand(1, 4, 2, 2),
-        0.9 * torch.rand(1, 2, 8, 8),
-        torch.tensor([0.5, 0.5 + 1e-2]).reshape(1, 2, 1, 1).expand(1, 2, 8, 8),
     ],
 )
 def test_logits_have_no_activation(values):
     assert find_activation(values) == ""
+
+
+@pytest.mark.parametrize("values", [0.9 * torch.rand(1, 2, 8, 8), torch.tensor([0.5, 0.51]).reshape(1, 2, 1, 1)])
+def test_unmarked_values_may_be_probabilities(values):
+    assert find_activation(values) == UNKNOWN_ACTIVATION
+
+
+class Scaled(Single):
+    def change(self, y):
+        return y.abs() / (1 + y.abs().max())
+
+
+def test_values_like_probabilities_are_reported():
+    (warning,) = train(Scaled).format_warnings()
+    assert "looks like probabilities (0 to 1), but" in warning
+    assert warning.endswith(": if forward ends in an activation, remove it")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_sigmoid_in_compiled_forward_is_reported():
+    class Compiled(Single):
+        change = staticmethod(torch.compile(torch.sigmoid, backend="eager"))
+
+    assert train(Compiled).activation == "sigmoid"
+
+
+def paste(values: Tensor) -> Tensor:
+    """Return a copy, put together from two halves."""
+    whole = torch.zeros_like(values)
+    whole[..., :4] = values[..., :4]
+    whole[..., 4:] += values[..., 4:]
+    return whole
 
 
 @pytest.mark.parametrize(
@@ -173,17 +203,34 @@ def test_logits_have_no_activation(values):
     [
         (torch.sigmoid, "sigmoid"),
         (lambda y: nn.Upsample(scale_factor=2)(y.sigmoid())[:, :, 1:].contiguous(), "sigmoid"),
-        (lambda y: torch.cat([F.hardsigmoid(y[:, :1]), torch.special.expit(y[:, 1:])], 1), "sigmoid"),
+        (lambda y: torch.cat([F.hardsigmoid(y[:, :1]), torch.special.expit(y[:, 1:])], 1), "hardsigmoid"),
+        (lambda y: F.avg_pool2d(y.sigmoid(), 3, 1, 1), "sigmoid"),
+        (lambda y: (y.sigmoid() + y.flip(3).sigmoid().flip(3)) / 2, "sigmoid"),
+        (lambda y: 0.5 * y.sigmoid() + 0.5 * F.interpolate(y[..., ::2].sigmoid(), size=y.shape[2:]), "sigmoid"),
+        (lambda y: torch.cat([part.clone().sigmoid_() for part in y.split(2, 1)], 1).clip(0, 1), "sigmoid"),
+        (lambda y: torch.cat(y.sigmoid().chunk(2, 1), 1), "sigmoid"),
+        (lambda y: y.sigmoid() * torch.ones_like(y[:, :1]), "sigmoid"),
+        (lambda y: torch.maximum(y[:, :1].detach().clamp(0, 0), y.sigmoid()), "sigmoid"),
+        (lambda y: F.pad(y.sigmoid(), (1, 1, 1, 1)), "sigmoid"),
+        (lambda y: paste(y.sigmoid()), "sigmoid"),
+        (lambda y: (y.tanh() + 1) / 2, "tanh"),
+        (lambda y: F.relu6(y) / 6, "relu6"),
+        (lambda y: F.conv2d(y.sigmoid(), torch.full((3, 3, 1, 1), 0.1)), UNKNOWN_ACTIVATION),
+        (lambda y: F.linear(y.sigmoid(), torch.full((8, 8), 0.1)), UNKNOWN_ACTIVATION),
+        (lambda y: 0.1 * y.sigmoid() @ torch.ones(8, 8), UNKNOWN_ACTIVATION),
+        (lambda y: -0.1 * y.sigmoid().log(), UNKNOWN_ACTIVATION),
+        (lambda y: y.sigmoid().logit(), ""),
+        (lambda y: F.batch_norm(y.sigmoid(), None, None, training=True), ""),
         (lambda y: F.interpolate(y.softmax(1), scale_factor=2.0, mode="bilinear"), "softmax"),
-        (lambda y: 0.5 * y.sigmoid() * y.abs().clamp(max=1), ""),
-        (lambda y: y.abs() / (1 + y.abs().max()), ""),
+        (lambda y: y * y.sigmoid(), ""),
+        (lambda y: y.abs() / (1 + y.abs().max()), UNKNOWN_ACTIVATION),
     ],
 )
 @pytest.mark.parametrize("grad", [True, False])
 def test_activation_is_seen_in_the_calls(function, activation, grad):
     """Logits of a random or small head may all lie in 0..1."""
     logits = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=grad)
-    with SigmoidMarks():
+    with ActivationMarks():
         values = function(logits)
     assert find_activation(values) == activation
 

@@ -317,6 +317,49 @@ def test_merged_weights_count_per_layer(model, parameters, tmp_path):
     assert count(model, tmp_path).parameters == parameters
 
 
+@pytest.mark.parametrize(
+    ("names", "parameters"),
+    [(("", ""), 8), (("/t/t.1/Mul", "/t_1/t.1/Mul"), 8), (("/t/t.1/Mul", "/t/t.2/Mul"), 16)],
+    ids=["unnamed", "called twice", "two layers"],
+)
+def test_uniform_scales_count_per_shared_weight(names, parameters, tmp_path):
+    """A convolution and a scale of ones that are called twice are one layer each, unless the names differ."""
+    weights = {"w": np.random.default_rng(0).standard_normal((8, 8, 1, 1), "f4"), "scale": np.ones((8, 1, 1), "f4")}
+    nodes = []
+    for source, target, name in (("x", "a", names[0]), ("a", "y", names[1])):
+        nodes += [
+            helper.make_node("Conv", [source, "w"], [f"{target}/c"]),
+            helper.make_node("Mul", [f"{target}/c", "scale"], [target], name=name),
+        ]
+    values = [[files.value(name, (1, 8, 4, 4))] for name in "xy"]
+    assert count(files.make(nodes, *values, weights), tmp_path).parameters == 64 + parameters
+
+
+@pytest.mark.parametrize(
+    ("calls", "parameters"),
+    [
+        (("", ""), 16),
+        (("args = (%x, %p_w, %p_b", "args = (%a, %q_w, %q_b"), 32),
+        (("args = (%x, %p_w, %p_b", "args = (%a, None, None,"), 16),
+        (("args = (%x, None, None,", "args = (%a, None, None,"), 0),
+    ],
+    ids=["unknown", "affine", "mixed", "plain"],
+)
+def test_plain_instance_normalisations_count_once(calls, parameters, tmp_path):
+    """Their ones and zeros are merged with those of a layer with parameters."""
+    nodes = [
+        helper.make_node("InstanceNormalization", [source, "ones", "zeros"], [target])
+        for source, target in (("x", "a"), ("a", "y"))
+    ]
+    for node, call in zip(nodes, calls, strict=True):
+        if call:
+            target = f"[target=torch.ops.aten.instance_norm.default]({call} None, None, True))"
+            note(node, call=target, scopes=f"['', '{node.output[0]}', 'instance_norm']")
+    weights = {"ones": np.ones(8, "f4"), "zeros": np.zeros(8, "f4")}
+    values = [[files.value(name, (1, 8, 4, 4))] for name in "xy"]
+    assert count(files.make(nodes, *values, weights), tmp_path).parameters == parameters
+
+
 @pytest.mark.parametrize(("second", "parameters"), [("w", 64 + 8), ("v", 2 * (64 + 8))])
 def test_merged_biases_count_per_weight(second, parameters, tmp_path):
     """A layer that is called twice has one bias."""

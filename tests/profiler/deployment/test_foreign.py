@@ -22,6 +22,7 @@ from lgc.profiler.deployment.foreign import ForeignOptions, export_foreign
 from lgc.profiler.deployment.foreign_parity import Original, compare_with_original
 from lgc.profiler.deployment.parity import is_within_tolerance
 from lgc.profiler.inference.preprocessing import InputOptions
+from lgc.profiler.output_differences import OutputDifferences
 
 from ... import onnx_files as files
 
@@ -98,19 +99,19 @@ def test_difference_from_the_original_fails(settings, monkeypatch):
 
 def test_infinite_outputs_of_the_original_are_equal():
     exact = [[np.float32([1, np.inf, np.nan])]]
-    parity = compare_with_original(exact, [[np.float32([1.5, np.inf, np.nan])]], "random", [None])
+    parity = compare_with_original(exact, [[np.float32([1.5, np.inf, np.nan])]], "random", [OutputDifferences()])
     assert (parity.max_abs_diff, parity.scale) == (0.5, 1)
     with pytest.raises(MeasurementError, match="NaN or infinite where the original's is not"):
-        compare_with_original(exact, [[np.float32([np.nan, np.inf, np.nan])]], "random", [None])
+        compare_with_original(exact, [[np.float32([np.nan, np.inf, np.nan])]], "random", [OutputDifferences()])
 
 
 def test_each_output_has_its_own_scale():
     """A small output that is lost shows beside a large one."""
     large, small = np.full((1, 2, 8, 8), 1e6, np.float32), np.linspace(0, 1e-2, 64, dtype=np.float32)
     exact = [[large, small]]
-    same = compare_with_original(exact, [[large + 1, small]], "random", [None, None])
+    same = compare_with_original(exact, [[large + 1, small]], "random", [OutputDifferences(), OutputDifferences()])
     assert is_within_tolerance("fp32", same, trained=False)
-    lost = compare_with_original(exact, [[large, 0 * small]], "random", [None, None])
+    lost = compare_with_original(exact, [[large, 0 * small]], "random", [OutputDifferences(), OutputDifferences()])
     assert (lost.max_abs_diff, lost.scale) == (pytest.approx(1e-2), pytest.approx(1e-2))
     assert not is_within_tolerance("fp32", lost, trained=False)
 
@@ -128,8 +129,8 @@ def test_classes_of_channels_last_are_compared(settings, pictures):
     assert result.files[0].parity[1].argmax_agreement_pct == pytest.approx(agreement)
 
 
-@pytest.mark.parametrize(("operator", "axis"), [("Identity", -3), ("Greater", None)])
-def test_integers_are_scores_unless_masks(operator, axis, tmp_path):
+@pytest.mark.parametrize(("operator", "agreement_pct"), [("Identity", 100), ("Greater", 0)])
+def test_integers_are_scores_unless_masks(operator, agreement_pct, tmp_path):
     inputs = {"Identity": ["b"], "Greater": ["z", "zero"]}[operator]
     nodes = [
         *files.net_nodes(y="z"),
@@ -140,7 +141,29 @@ def test_integers_are_scores_unless_masks(operator, axis, tmp_path):
     output = files.value("y", (1, 4, 8, 12), onnx.TensorProto.UINT8)
     path = tmp_path / "m.onnx"
     files.save(files.make(nodes, outputs=[output], weights=files.WEIGHTS | {"zero": np.float32(0)}), path)
-    assert Original(path, OnnxModel.load(path)).axes == [axis]
+    (comparison,) = Original(path, OnnxModel.load(path)).start_comparisons()
+    scores = np.arange(4, dtype=np.uint8).reshape(1, 4, 1, 1)
+    comparison.add(scores + np.uint8(1), scores)
+    assert comparison.agreement_pct == agreement_pct
+
+
+@pytest.mark.parametrize(
+    ("nodes", "channels"),
+    [
+        ([onnx.helper.make_node("ArgMax", ["z"], ["m"], axis=1)], 1),
+        ([onnx.helper.make_node("Greater", ["z", "zero"], ["m"])], 4),
+    ],
+)
+def test_float_label_maps_are_judged_by_agreement(nodes, channels, settings):
+    """Their numbers are classes, so that the class 3 in place of 0 is no worse than the class 1."""
+    cast = onnx.helper.make_node("Cast", ["m"], ["y"], to=onnx.TensorProto.FLOAT)
+    model = files.make(
+        [*files.net_nodes(y="z"), *nodes, cast],
+        outputs=[files.value("y", (1, channels, 8, 12))],
+        weights=files.WEIGHTS | {"zero": np.float32(0)},
+    )
+    (file,) = export(model, settings).files
+    assert (file.parity[0].max_abs_diff, file.parity[0].argmax_agreement_pct) == (None, 100)
 
 
 def test_outputs_of_few_images_are_held(settings, pictures, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lgc.errors import UsageError
 from lgc.models.images import IMAGENET
@@ -63,10 +63,34 @@ def scaling_convolution(means, stds, group):
     return [node], {"w": weight[..., None, None], "b": -means / stds}
 
 
+def constant(name, values):
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(values), name))
+
+
+def dequantised_convolution(stds):
+    """Return a convolution whose weight is a constant in bytes."""
+    stored = [constant("q", np.eye(3, dtype=np.int8)[..., None, None] * 100), constant("f", np.float32(1 / 100 / stds))]
+    return [*stored, ("DequantizeLinear", ["q", "f"], ["w"]), ("Conv", ["x", "w"], ["n"])], {}
+
+
 MEAN_IMAGE = 100 + 20 * np.random.default_rng(0).random((1, 3, *SIZE))
 SUBTRACT, DIVIDE = ("Sub", ["x", "m"], ["d"]), ("Div", ["d", "s"], ["n"])
+COLUMNS = {"m": MEANS.reshape(COLUMN), "s": STDS.reshape(COLUMN)}
+AFTER = [("Sub", ["p", "m"], ["d"]), DIVIDE]
+SMOOTHING = {"kernel_shape": [3, 3], "pads": [1] * 4}
+SHIFT = [0, 0, 1, 0, 0, 0, -1, 0]
+UNMIXED = np.diag(1 / STDS).astype(np.float32)[..., None, None]
+BRANCHES = [
+    helper.make_node("AveragePool", ["x"], ["low"], kernel_shape=[2, 2], strides=[2, 2]),
+    helper.make_node("Conv", ["x", "edges"], ["e"]),
+]
+EXCHANGE = [
+    helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
+    ("MatMul", ["t", "flip"], ["p"]),
+    helper.make_node("Transpose", ["p"], ["g"], perm=[0, 3, 1, 2]),
+]
 BYTES = {
-    "column": ([SUBTRACT, DIVIDE], {"m": MEANS.reshape(COLUMN), "s": STDS.reshape(COLUMN)}),
+    "column": ([SUBTRACT, DIVIDE], COLUMNS),
     "factor": ([("Mul", ["s", "x"], ["d"]), ("Sub", ["d", "m"], ["n"])], {"s": 1 / 127.5, "m": 1.0}),
     "mean": ([("Sub", ["x", "m"], ["n"])], {"m": MEANS.reshape(COLUMN)}),
     "range": ([("Div", ["x", "s"], ["n"])], {"s": 255.0}),
@@ -79,6 +103,15 @@ BYTES = {
     "batch normalisation": batch_norm(MEANS, STDS, scale=[0.3, 1.7, -2.0], shift=0.4),
     "mean image": ([("Sub", ["x", "m"], ["n"])], {"m": MEAN_IMAGE}),
     "scaled mean image": ([SUBTRACT, DIVIDE], {"m": MEAN_IMAGE, "s": 100.0}),
+    "small mean": ([("Sub", ["x", "m"], ["n"])], {"m": np.reshape([73.16, 82.9, 72.4], COLUMN)}),
+    "sum": ([("Sum", ["x", "m"], ["d"]), DIVIDE], {"m": -MEANS.reshape(COLUMN), "s": 58.0}),
+    "padded": ([("Pad", ["x", "indices"], ["p"]), *AFTER], {"indices": SHIFT, **COLUMNS}),
+    "smoothed": ([helper.make_node("AveragePool", ["x"], ["p"], **SMOOTHING), *AFTER], COLUMNS),
+    "rectified": ([("Relu", ["x"], ["p"]), *AFTER], COLUMNS),
+    "behind branches": ([*BRANCHES, SUBTRACT, DIVIDE], {"edges": np.ones((1, 3, 1, 1)), **COLUMNS}),
+    "exchanged": ([*EXCHANGE, ("Sub", ["g", "m"], ["d"]), DIVIDE], {"flip": np.eye(3)[::-1], **COLUMNS}),
+    "constant convolution": ([constant("w", UNMIXED), ("Conv", ["x", "w"], ["n"])], {}),
+    "dequantised convolution": dequantised_convolution(STDS),
     "convolution": scaling_convolution(MEANS, STDS, 1),
     "depthwise convolution": scaling_convolution(MEANS, STDS, 3),
 }
@@ -145,9 +178,10 @@ def test_half_and_quantised_pixels_are_measured(tmp_path):
     [
         ([("Identity", ["x"], ["n"])], {}),
         ([("Mul", ["x", "unit"], ["n"])], {"unit": 1.0}),
-        ([("Relu", ["x"], ["r"]), ("Mul", ["r", "half"], ["n"])], {"half": 0.5}),
+        ([("Sigmoid", ["x"], ["r"]), ("Mul", ["r", "half"], ["n"])], {"half": 0.5}),
+        ([*BRANCHES, ("Relu", ["x"], ["n"])], {"edges": np.ones((1, 3, 1, 1))}),
+        ([helper.make_node("AveragePool", ["x"], ["n"], count_include_pad=1, **SMOOTHING)], {}),
         ([("Conv", ["x", "mix"], ["c"]), ("Div", ["c", "s"], ["n"])], {"mix": np.ones((3, 3, 1, 1)), "s": 58.0}),
-        ([("Add", ["x", "noise"], ["n"])], {"noise": np.random.default_rng(0).normal(0, 1, (1, 3, *SIZE))}),
         batch_norm([0.1, -0.05, 0.2], [1.1, 0.9, 1.0], scale=[0.02, 3.0, 1.0], shift=0.5),
         batch_norm(0.0, 1.0),
         ([("QuantizeLinear", ["x", "q"], ["i"]), ("DequantizeLinear", ["i", "q"], ["n"])], {"q": 0.02}),
@@ -163,11 +197,17 @@ def test_other_operators_are_no_normalisation(nodes, weights, tmp_path):
     [
         ([("Mul", ["x", "s"], ["d"]), ("Add", ["d", "m"], ["n"])], {"s": 0.45, "m": -0.1}, ", by mean 0.22.*"),
         ([("Sub", ["x", "m"], ["n"])], {"m": 0.5}, ", by mean 0.5.*"),
+        ([("Sub", ["x", "m"], ["n"])], {"m": np.reshape([0.28, 0.29, 0.27], COLUMN)}, ", by mean 0.28,0.29,0.27.*"),
+        (
+            [("Add", ["x", "noise"], ["n"])],
+            {"noise": np.random.default_rng(0).normal(0, 1, (1, 3, *SIZE))},
+            ", by a mean image.*",
+        ),
         (*per_channel([120.0, 0.5, 0.5], [58.0, 0.25, 0.25]), ", by mean 120,0.5,0.5 and std 58,0.25,0.25 per channel"),
         ([("Mul", ["x", "ramp"], ["n"])], {"ramp": np.linspace(0.1, 1, SIZE[1])}, ""),
         ([("Clip", ["x", "low", "high"], ["n"])], {"low": 0.0, "high": 1.0}, ""),
     ],
-    ids=["renormalisation", "half", "mixed", "ramp", "clipped"],
+    ids=["renormalisation", "half", "dark", "noise", "mixed", "ramp", "clipped"],
 )
 def test_undecidable_normalisation_is_asked_for(nodes, weights, numbers, tmp_path):
     with pytest.raises(UsageError, match=f"normalises its input itself{numbers}: add --range 0..1 or 0..255, or"):

@@ -304,6 +304,19 @@ def test_images_in_two_splits_are_said(describe: Path, second: str, overlaps: bo
     assert bool(leaks) == overlaps
 
 
+def test_links_to_one_image_are_said(describe: Path) -> None:
+    root = describe.parent / "data"
+    for name, target in {"val/d": "../train/a.png", "train/e": "b.png"}.items():
+        for folder in ("images", "labels"):
+            (root / f"{folder}/{name}.png").symlink_to(target)
+    spec = read_dataset(describe)
+    assert [pair.label.stem for pair in spec.pairs("train") if pair.label] == ["a", "b", "e"]
+    images = root / "images"
+    repeat = f"files that are several images, by links: 1, e.g. that of {images}/train/b.png and {images}/train/e.png"
+    overlap = f"images in both train and val: 1, e.g. {images}/train/a.png, the file of {images}/val/d.png"
+    assert spec.remarks == (f"warning: street: train: {repeat}", f"warning: street: {overlap}")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -277,6 +277,40 @@ def test_different_palettes_are_read_by_colour(own: Path) -> None:
     assert [data[index][1].tolist() for index in (0, 1)] == [[[1, 0]], [[0, 1]]]
 
 
+BLACK, RED, GREEN, BLUE = (0, 0, 0), (200, 0, 0), (0, 200, 0), (0, 0, 200)
+
+
+@pytest.mark.parametrize(
+    ("palette", "num_classes"),
+    [
+        ([BLACK, GREEN, BLUE], None),  # background alone is common
+        ([GREEN, BLUE, BLACK], 4),
+        ([BLACK, BLUE, RED], 3),
+        ([RED, BLUE, GREEN], 4),
+        (None, None),  # an RGB image of black and green
+    ],
+)
+def test_splits_of_other_palettes_are_refused(own: Path, palette: Values | None, num_classes: int | None) -> None:
+    write_label(own / "labels/train/a.png", [0, 1], palette=[BLACK, RED])
+    write_label(own / "labels/val/b.png", [0, 1, 2] if palette else [BLACK, GREEN], palette=palette)
+    if num_classes is not None:
+        assert read_dataset(own).num_classes == num_classes
+        return
+    message = (
+        r"of train and val .* common .*#c80000 in own/labels/train/a\.png and #00.* own/labels/val/b\.png.*`kind: "
+    )
+    with pytest.raises(DataError, match=message):
+        read_dataset(own)
+
+
+def test_indices_have_no_colours_to_compare(own: Path) -> None:
+    for name, palette in {"a": [BLACK, RED], "b": [BLACK, BLUE]}.items():
+        write_label(own / f"labels/train/{name}.png", [0, 1], palette=palette)
+    write_label(own / "labels/val/c.png", [0, 1])
+    with pytest.raises(DataError, match=r"labels/train/.*\.png holds colours, .*labels/val/c\.png indices"):
+        read_dataset(own)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

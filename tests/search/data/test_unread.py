@@ -126,6 +126,26 @@ def test_folder_without_readable_images_says_why(own: Path, is_described: bool) 
         read_dataset(own).pairs("train")
 
 
+@pytest.mark.parametrize("images", ["scans", "scans/**/*.png"])
+def test_masks_in_the_images_folder_are_labels(own: Path, images: str) -> None:
+    (own / "scans").mkdir()
+    for name in ("a", "b", "a_L", "b_L"):
+        Image.new("L" if "_" in name else "RGB", (6, 4), 1).save(own / f"scans/{name}.png")
+    describe(own, images, "scans/*_L.png")
+    pairs = [(pair.image.name, pair.label and pair.label.name) for pair in read_dataset(own).pairs("train")]
+    assert pairs == [("a.png", "a_L.png"), ("b.png", "b_L.png")]
+
+
+def test_files_behind_links_are_remarked(own: Path) -> None:
+    for folder in ("images", "labels"):
+        (own / folder / "train").rename(own / folder / "day5")
+        (own / folder / "best").symlink_to("day5")
+    describe(own, "images", "labels", SHARES.splitlines()[0])
+    spec = read_dataset(own)
+    assert {path.parent.name for split in spec.matched.values() for path in [pair.image for pair in split]} == {"day5"}
+    assert list_remarks(own) == ["links lead to 2 files in images/ again, left out there, e.g. images/best/a.jpg"]
+
+
 def test_masks_beside_images_are_no_images(own: Path) -> None:
     names = {f"{place}/{number}" for place in "xy" for number in range(8)}
     for name in names:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from lgc.errors import DataError, FileFormatError, MismatchError, OutputError, PluginError, TrainingError, UsageError
 from lgc.files import hash_file
@@ -72,6 +73,29 @@ def test_probabilities_in_evaluation_are_no_teacher(scenes, tmp_path):
     config = change(teacher=str(tmp_path / "teacher"))
     with pytest.raises(UsageError, match="returns probabilities, not logits: remove softmax from the forward of mine"):
         train(student, scenes, config, out=tmp_path / "student")
+
+
+class Scaled(user_networks.Main):
+    def change(self, y, x):
+        return y.abs() / (1 + y.abs().max())
+
+
+class PooledSigmoid(user_networks.Main):
+    def change(self, y, x):
+        return functional.avg_pool2d(y.sigmoid(), 3, 1, 1)
+
+
+@pytest.mark.parametrize("factory", [Scaled, PooledSigmoid])
+def test_teacher_of_values_like_probabilities(scenes, tmp_path, factory):
+    student, teacher = RunNetwork(None, FactorySource(factory, "mine.py:build", ""), SIZE), tmp_path / "teacher"
+    train(student, scenes, change(steps=1), out=teacher)
+    remarks, config = [], change(teacher=str(teacher), steps=1)
+    if factory is PooledSigmoid:
+        with pytest.raises(UsageError, match="returns probabilities, not logits: remove sigmoid"):
+            train(student, scenes, config, out=tmp_path / "student")
+        return
+    train(student, scenes, config, out=tmp_path / "student", log=remarks.append)
+    assert any(line.startswith(f"teacher {teacher}: warning: the main output looks like") for line in remarks)
 
 
 class AuxiliaryFirst(user_networks.Toy):
