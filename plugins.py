@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from .errors import PluginError
+from .errors import LgcError, PluginError
 from .files import LFS_POINTER, hash_file, is_lfs_pointer
 from .plugin_imports import ImportScope, list_folders
 
@@ -179,8 +179,8 @@ def describe_error(error: BaseException) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, SystemExit):
         message = f"the code ends the program with exit code {message or 0}"
-    place = locate_error(error)
-    return f"{type(error).__name__}{': ' * bool(message)}{message}{place and f' ({place})'}"
+    kind, place = "" if isinstance(error, LgcError) else type(error).__name__, locate_error(error)
+    return f"{kind}{': ' * bool(kind and message)}{message}{place and f' ({place})'}"
 
 
 def locate_error(error: BaseException) -> str:

@@ -111,7 +111,7 @@ def test_architecture_needs_its_plugin(call, space, plugin, own_operators):
     [
         ("1 / 0\n", "ZeroDivisionError"),
         (PLUGIN.replace("mine", "conv_3x3"), "operator 'conv_3x3' is already registered: choose another name"),
-        (PLUGIN.replace('"mine"', '"Mine"'), "UsageError: invalid operator name 'Mine'"),
+        (PLUGIN.replace('"mine"', '"Mine"'), ": invalid operator name 'Mine'"),
         (None, "no such file"),
     ],
 )
