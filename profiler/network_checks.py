@@ -29,7 +29,7 @@ MIN_MACS_RANGE = 1.1
 """Smallest ratio of the multiply-accumulates of two networks that are compared."""
 PLAUSIBLE_FACTOR = 2.0
 """Largest factor between two speeds, or between a network and its operators, without a warning."""
-BUILDS = "builds"
+NETWORK_BUILDS = "builds"
 """Key of the table's metadata with the digests of its networks as they were built, by benchmark."""
 _LOG = logging.getLogger("lgc.profiler")
 
@@ -91,14 +91,14 @@ def _require_macs_of_slots(networks: Sequence[Architecture], build_network: Netw
 def _require_same_builds(table: LatencyTable, build_network: NetworkBuilder) -> None:
     """Check the table's networks against their stored digests; store these before the first network is measured."""
     rows = {benchmark.key: (benchmark, architecture) for benchmark, architecture, at in table.networks() if at == DENSE}
-    stored = table.metadata(BUILDS)
+    stored = table.metadata(NETWORK_BUILDS)
     if stored is None:
         if any(benchmark.status != PENDING for benchmark, _ in rows.values()):
             return  # a table of an earlier version, whose networks are unknown
         first = islice(rows.items(), MAX_IDENTIFIED)
         digests = {key: _identify(build_network(architecture, DENSE)) for key, (_, architecture) in first}
         if digests:
-            table.set_metadata(BUILDS, digests)
+            table.set_metadata(NETWORK_BUILDS, digests)
         return
     for key, digest in stored.items():
         if key in rows and _identify(build_network(rows[key][1], DENSE)) != digest:

@@ -21,7 +21,7 @@ from .tensors import is_parameter, read_inputs, read_tensors
 
 __all__ = ["OnnxModel", "TensorSpec"]
 
-UNKNOWN = "not an ONNX model"
+UNKNOWN_KIND = "not an ONNX model"
 """Kind of content that is not a file."""
 _ORT_FORMAT = b"ORTM"
 """Identifier at byte 4 of a file in ONNX Runtime's own format."""
@@ -78,7 +78,7 @@ class OnnxModel(Signature):
         return cls._finish(raw, data, input_size, output, layout)
 
     @classmethod
-    def parse(cls, data: bytes, where: str, kind: str = UNKNOWN) -> OnnxModel:
+    def parse(cls, data: bytes, where: str, kind: str = UNKNOWN_KIND) -> OnnxModel:
         """Return the content of a file as a model, as `load` does.
 
         Args:
@@ -195,7 +195,7 @@ def _decode(data: bytes, where: str, kind: str) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # protobuf's DecodeError, which carries no type stubs
-        truncated = ", or truncated" if kind in (BINARY, UNKNOWN) else ""
+        truncated = ", or truncated" if kind in (BINARY, UNKNOWN_KIND) else ""
         raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}{truncated}") from error
     if not model.graph.node:
         raise FileFormatError(f"cannot read ONNX model {where}: it is {kind}, no operators in it")

@@ -33,7 +33,7 @@ PROBLEMS = {
     "leaks": "images in several splits",
 }
 """Kind of a problem -> its name."""
-MAX_VALUES = 5
+MAX_SHOWN_VALUES = 5
 """Number of unknown values of a label in a message; a label saved as JPEG has thousands."""
 
 Item = TypeVar("Item")
@@ -217,12 +217,12 @@ class _Scan:
 def _describe_values(raw: RawLabel, unknown: npt.NDArray[np.bool_]) -> str:
     """Return the unknown values of a label with their shares, the most frequent first."""
     values, first, counts = np.unique(raw.values[unknown], return_index=True, return_counts=True)
-    order = np.lexsort((first, -counts))[:MAX_VALUES]
+    order = np.lexsort((first, -counts))[:MAX_SHOWN_VALUES]
     shown = [
         f"{unpack_colour(value) if raw.is_coloured else value} ({100 * pixels / unknown.size:.3g} % of its pixels)"
         for value, pixels in zip(values[order].tolist(), counts[order].tolist(), strict=True)
     ]
-    more = [f"and {len(values) - MAX_VALUES} more"] if len(values) > MAX_VALUES else []
+    more = [f"and {len(values) - MAX_SHOWN_VALUES} more"] if len(values) > MAX_SHOWN_VALUES else []
     return f"unknown {'colours' if raw.is_coloured else 'values'}: {', '.join([*shown, *more])}"
 
 

@@ -150,7 +150,7 @@ def test_invalid_choices_are_rejected(spaces, make_table, choices):
             ask(choices)
 
 
-def test_frame_rates_count_the_images_of_a_batch(make_table):
+def test_frame_rates_count_images_of_batches(make_table):
     candidates = tuple(OpSpec(name, 8, 8, 16, 16, batch=4) for name in ("conv_3x3", "sep_conv_3x3"))
     space = SlotSpace.from_slots([Slot("a", candidates)])
     predictor = Predictor(space, make_table(space))

@@ -338,7 +338,7 @@ def test_other_widths_than_8_bits_are_said(kind, domain, outcome, tmp_path):
 
 
 @pytest.mark.parametrize("function", ["load_model_from_string", "shape_inference.infer_shapes", "checker.check_model"])
-def test_short_memory_is_no_fault_of_the_file(function, monkeypatch):
+def test_short_memory_is_no_file_fault(function, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 

@@ -236,7 +236,7 @@ def test_quantised_file_keeps_its_precision(settings, tmp_path):
         export_foreign(replace(settings, backends=("tensorrt",)), ForeignOptions())
 
 
-def test_partly_quantised_file_has_the_tolerance_of_int8(settings, tmp_path):
+def test_partly_quantised_file_has_int8_tolerance(settings, tmp_path):
     """Kernels of other roundings differ by a quantisation step, in a file that mostly computes in fp32 too."""
     settings = replace(settings, source=files.quantise(tmp_path, "QDQ", nodes=["last"]))
     result = export_foreign(settings, ForeignOptions(), log=lambda _: None)

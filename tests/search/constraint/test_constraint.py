@@ -173,7 +173,7 @@ def test_out_of_range_target_shows_range(predict, deep_space):
 
 
 @pytest.mark.parametrize("quantile", [None, 0.95])
-def test_out_of_range_rate_is_answered_in_fps(predict, deep_space, quantile):
+def test_rate_out_of_range_answers_fps(predict, deep_space, quantile):
     predictor = predict(deep_space, correction=CALIBRATED)
     predictor.median_ratio = 1.25
     margin = 1.0 if quantile is None else predictor.margin(quantile)

@@ -79,7 +79,7 @@ def test_values_are_numbered_in_order(own: Path, values: Values, classes: list[i
 @pytest.mark.parametrize(
     ("other", "value"), [([0, 255, 255], 255), ([0, 1, 0], 1), ([0, 0, 0], 1), ([0, 1, 255], None)]
 )
-def test_masks_of_one_bit_are_those_of_8_bits(own: Path, other: Values, value: int | None) -> None:
+def test_one_bit_masks_equal_8_bits(own: Path, other: Values, value: int | None) -> None:
     write_label(own / "labels/train/a.png", [0, 0, 255], mode="1")
     write_label(own / "labels/train/b.png", other)
     if value is None:
@@ -92,7 +92,7 @@ def test_masks_of_one_bit_are_those_of_8_bits(own: Path, other: Values, value: i
 
 
 @pytest.mark.parametrize(("deep", "names"), [(65535, ["value 0", "value 255"]), (300, ["value 0", "value 300"])])
-def test_masks_of_16_bits_are_those_of_8_bits(own: Path, deep: int, names: list[str]) -> None:
+def test_16_bit_masks_equal_8_bits(own: Path, deep: int, names: list[str]) -> None:
     write_label(own / "labels/train/a.png", [0, 0, deep])
     write_label(own / "labels/train/b.png", [0, 0, 255])
     data = load_dataset(own, "train")

@@ -75,7 +75,7 @@ def test_foreign_palette_is_refused_with_both_readings(tmp_path: Path) -> None:
     assert decode(tmp_path, FOREIGN, fields="kind: indices\n") == CLASSES.tolist()
 
 
-def test_palette_without_class_colours_is_read_by_index(tmp_path: Path) -> None:
+def test_palette_without_class_colours_has_indices(tmp_path: Path) -> None:
     black_first = np.concatenate([[(0, 0, 0)], COLOURS])
     assert decode(tmp_path, in_palette_mode(np.zeros((1, 2)), black_first), "[road, car, sky]") == [[0, 0]]
     assert decode(tmp_path, FOREIGN, "[road, car, sky]") == CLASSES.tolist()
@@ -156,7 +156,7 @@ def test_black_label_is_never_the_first_class(
 
 
 @pytest.mark.parametrize("mode", ["1", "L"])
-def test_white_label_of_colours_is_the_first_class(tmp_path: Path, mode: str) -> None:
+def test_white_label_of_colours_is_first_class(tmp_path: Path, mode: str) -> None:
     white, classes = Image.new("RGB", (3, 2), "white").convert(mode), "{paved: [255, 255, 255], house: [0, 0, 255]}"
     with pytest.raises(DataError, match="is ambiguous"):
         decode(tmp_path, white, classes)
@@ -164,7 +164,7 @@ def test_white_label_of_colours_is_the_first_class(tmp_path: Path, mode: str) ->
     assert decode(tmp_path, white, classes) == [[0] * 3] * 2
 
 
-def test_black_label_of_indices_is_the_first_class(tmp_path: Path) -> None:
+def test_black_label_of_indices_is_first_class(tmp_path: Path) -> None:
     black = Image.new("L", (3, 2))
     with pytest.raises(DataError, match="is ambiguous"):
         decode(tmp_path, black, ROAD_FIRST)
@@ -281,7 +281,7 @@ def test_16_bit_masks_next_to_8_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", ["", "ignore: []\n"])
-def test_labels_of_one_and_two_bits_are_refused(tmp_path: Path, fields: str) -> None:
+def test_one_and_two_bits_are_refused(tmp_path: Path, fields: str) -> None:
     (tmp_path / "labels").mkdir()
     save_bits(tmp_path / "labels/b.png", CLASSES, 2)
     with pytest.raises(DataError, match=MIXED):
@@ -316,7 +316,7 @@ def test_lossy_labels_need_ranges(tmp_path: Path, form: str, options: dict[str, 
             assert [problem.kind for problem in check_dataset(spec).problems] == ["damaged_labels"]
 
 
-def test_grey_jpeg_in_three_channels_is_read_by_ranges(tmp_path: Path) -> None:
+def test_grey_rgb_jpeg_is_read_by_ranges(tmp_path: Path) -> None:
     content = BytesIO()
     Image.fromarray(MASK * 255).convert("RGB").save(content, "JPEG")
     decode(tmp_path, Image.fromarray(MASK), "[bare, plant]")

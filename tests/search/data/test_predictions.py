@@ -77,7 +77,7 @@ def test_grey_label_does_not_decide(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(file), COLOURS)
 
 
-def test_classes_without_colours_have_those_of_the_map(tmp_path: Path) -> None:
+def test_classes_without_colours_have_map_colours(tmp_path: Path) -> None:
     classes = "classes: [dog, cat, background]\nmap: {'#33ddff': dog, '#fa3253': cat, '0 0 0': background}"
     label = Image.fromarray(COLOURS)
     file = write_prediction(write_data(tmp_path, {"train/a": label, "val/c": label}, classes))

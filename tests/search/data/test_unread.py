@@ -161,7 +161,7 @@ def test_masks_beside_images_are_no_images(own: Path) -> None:
     assert list_remarks(own) == ["labels are among the files of scans/*/*.tif, not read as images: 16, e.g. 0_mask.tif"]
 
 
-def test_one_folder_of_images_and_masks_is_explained(tmp_path: Path) -> None:
+def test_images_and_masks_together_are_explained(tmp_path: Path) -> None:
     for name in ("x.tif", "x_mask.tif"):
         (tmp_path / "scan").mkdir(exist_ok=True)
         Image.new("L", (6, 4)).save(tmp_path / "scan" / name)

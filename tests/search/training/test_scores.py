@@ -101,7 +101,7 @@ class Oracle(torch.nn.Module):
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [(33, 47), (5, 7), (131, 97)])
 @pytest.mark.parametrize("channels", [3, 35, 45])
-def test_classes_of_large_images_are_found_in_parts(channels, size, order, monkeypatch):
+def test_large_images_are_classified_in_parts(channels, size, order, monkeypatch):
     """They are those of all upsampled logits, of which only some exist at a time; the first of equal logits wins."""
     logits = torch.randn(1, channels, 17, 23, generator=torch.Generator().manual_seed(0))
     logits = torch.cat([logits, logits[:, : channels // 2]], dim=1)[:, -channels:]

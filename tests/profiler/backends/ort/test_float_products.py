@@ -50,7 +50,7 @@ def test_transposed_convolution_computes_in_float(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "count"), [("uint8", 0), ("uint16", 1)])
-def test_matrix_product_in_16_bits_computes_in_float(kind, count):
+def test_16_bit_matrix_product_computes_in_float(kind, count):
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="quantise"),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], name="dequantise"),
