@@ -141,7 +141,10 @@ def _explain_errors(reference: str, scope: ImportScope | None = None) -> Iterato
             ) from error
         raise PluginError(f"cannot load {reference}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise PluginError(f"cannot load {reference}: {describe_error(error)}{_explain_import(error)}") from error
+        text = describe_error(error)
+        if isinstance(error, LgcError):
+            text = text.removeprefix(f"{type(error).__name__}: ")
+        raise PluginError(f"cannot load {reference}: {text}{_explain_import(error)}") from error
 
 
 def _explain_import(error: BaseException) -> str:
@@ -179,8 +182,8 @@ def describe_error(error: BaseException) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, SystemExit):
         message = f"the code ends the program with exit code {message or 0}"
-    kind, place = "" if isinstance(error, LgcError) else type(error).__name__, locate_error(error)
-    return f"{kind}{': ' * bool(kind and message)}{message}{place and f' ({place})'}"
+    place = locate_error(error)
+    return f"{type(error).__name__}{': ' * bool(message)}{message}{place and f' ({place})'}"
 
 
 def locate_error(error: BaseException) -> str:
