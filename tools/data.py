@@ -69,7 +69,8 @@ def show(dataset: DatasetPath, as_json: JsonOption = False) -> None:
 
     spec = read_dataset(dataset)
     splits = {name: len(split.entries) for name, split in spec.splits.items()}
-    remarks = [*spec.remarks, *describe_empty_splits(spec, [name for name, count in splits.items() if count]).values()]
+    filled = [name for name, count in splits.items() if count]
+    remarks = [*spec.remarks, *describe_empty_splits(spec, filled).values(), *_list_errors(spec, filled)]
     mean, std = spec.normalisation.mean, spec.normalisation.std
     codes = _list_codes(spec)
     _, values, colours = codes[0]
@@ -261,6 +262,17 @@ def _make_tables(spec: DatasetSpec, result: DatasetCheck) -> list[Table | str]:
     summary = f"no problem, but {format_count(warnings, WARNING)}" if warnings else "no problem"
     lines = [*(f"{kind}: {text}" for kind, text in remarks), *(_list_problems(result.problems) or [summary])]
     return [splits, *([classes] if labelled else []), *lines]
+
+
+def _list_errors(spec: DatasetSpec, splits: Sequence[str]) -> list[str]:
+    """Return a warning for each split whose labels cannot be matched with its images."""
+    errors = list[str]()
+    for name in splits:
+        try:
+            _ = spec.splits[name].matches
+        except DataError as error:
+            errors.append(f"{WARNING}: {name} cannot be used: {error}")
+    return errors
 
 
 def _split_kind(remark: str) -> tuple[str, str]:

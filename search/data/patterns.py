@@ -125,6 +125,10 @@ class FilePattern:
         Raises:
             DataError: There are fewer texts than wildcards.
         """
+        wildcards = _WILDCARD.findall(self.text)
+        missing = len(wildcards) - len(texts)
+        if missing > 0 and set(wildcards[:missing]) == {"**/"}:  # a folder of labels, for images of one folder
+            texts = ("",) * missing + texts
         if len(texts) < self.num_wildcards:
             raise DataError(f"pattern {self.text} has {self.num_wildcards} wildcards, its images' only {len(texts)}")
         rest = iter(texts[len(texts) - self.num_wildcards :])

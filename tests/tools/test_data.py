@@ -131,6 +131,11 @@ def test_empty_split_is_reported(call, own, command):
     assert "val has no images: images/val/ is missing or empty" in call("lgc-data", command, own).out
 
 
+def test_labels_without_a_match_are_reported(call, own):
+    (own / "dataset.yaml").write_text((own / "dataset.yaml").read_text().replace("labels/{split}", "labels/*/*/*.png"))
+    assert "train cannot be used: pattern labels/*/*/*.png has 3 wildcards" in call("lgc-data", "show", own).out
+
+
 def test_problems_exit_with_1(call, own):
     done = call("lgc-data", "check", own)
     assert (done.code, done.err) == (1, "")

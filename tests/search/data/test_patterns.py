@@ -86,3 +86,9 @@ def test_unreadable_folders_are_refused(tmp_path: Path, unreadable: str, monkeyp
     spec = read_dataset(tmp_path)
     with pytest.raises(DataError, match=rf"cannot read the folder .*/{unreadable}: Permission denied"):
         spec.pairs("train")
+
+
+def test_folder_of_labels_suits_images_by_suffix(tmp_path: Path) -> None:
+    (texts,) = [FilePattern(tmp_path, "images/*.jpg").match(tmp_path / "images/3.jpg")]
+    assert texts is not None
+    assert tmp_path / "labels/3.png" in FilePattern(tmp_path, "labels").fill(texts)
