@@ -91,6 +91,8 @@ class ImportScope:
 
     def find_spec(self, name: str) -> ModuleSpec | None:
         """Find a top-level module for code of the scope; None if other code gets the same one, or there is none."""
+        if name in _COMMON:
+            return PathFinder.find_spec(name, self._base)
         first, last = self._split_path()
         other = _find_elsewhere(name, self._base)
         spec = _find_code(name, [*first, *self._base]) or (None if other else _find_code(name, last))
@@ -116,11 +118,6 @@ class ImportScope:
     def list_folders(self) -> list[Path]:
         """Return the places of the scope's modules."""
         return [Path(place) for place in (*self._first, *self._last)]
-
-    @property
-    def base(self) -> list[str]:
-        """Places of the modules of other code."""
-        return self._base
 
     @property
     def _file_name(self) -> str:
@@ -224,12 +221,11 @@ class _ScopeFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Find a module for the code that runs; None if other code gets the same one, or none runs."""
         scope = _state.active
         if scope is None:
             return None
-        if path is not None:
-            return scope.find_submodule(fullname, path)
-        return PathFinder.find_spec(fullname, scope.base) if fullname in _COMMON else scope.find_spec(fullname)
+        return scope.find_spec(fullname) if path is None else scope.find_submodule(fullname, path)
 
 
 _scopes: dict[Path, ImportScope] = {}
