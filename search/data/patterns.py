@@ -78,19 +78,23 @@ class FilePattern:
         Raises:
             DataError: A folder cannot be read.
         """
-        paths = (entry.path for entry in self.walk() if not entry.problem and self.selects(entry.path))
+        paths = (entry.path for entry in self.content if not entry.problem and self.selects(entry.path))
         return list_once(self.folder, paths)
 
     def has_files(self) -> bool:
         """Return True if there is a matching image, see `list_files`."""
-        return any(not entry.problem and self.selects(entry.path) for entry in self.walk())
+        return any(not entry.problem and self.selects(entry.path) for entry in self._walk())
 
-    def walk(self) -> Iterator[FolderEntry]:
-        """Yield the visible files in the folder, and below it as deep as the pattern goes, and broken links.
+    @cached_property
+    def content(self) -> list[FolderEntry]:
+        """Visible files in the folder, and below it as deep as the pattern goes, and broken links; read once.
 
         Raises:
             DataError: A folder cannot be read.
         """
+        return [*self._walk()]
+
+    def _walk(self) -> Iterator[FolderEntry]:
         for entry in walk_folder(self.folder, self._depth):
             if entry.problem and not entry.is_link:
                 raise DataError(entry.problem)

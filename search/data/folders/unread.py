@@ -49,7 +49,7 @@ def describe_left_out(images: FilePattern, used: Collection[Path] = ()) -> list[
     """
     links, selected, groups = list[Path](), list[Path](), defaultdict[str, list[Path]](list)
     with suppress(DataError):  # a folder that cannot be read, which is reported where the split is used
-        for entry in images.walk():
+        for entry in images.content:
             path = entry.path
             if entry.is_link:
                 links += [path] * (images.selects(path) or (not path.suffix and images.reaches(path)))
