@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,29 @@ def time_alternately(ours: Callable[[], float], theirs: Callable[[], float], rou
     ours_ms, theirs_ms = np.median(pairs, axis=0).tolist()
     ratios = {"ratio": middle, "ratio_q25": low, "ratio_q75": high}
     return {"rounds": rounds, "ours_ms": ours_ms, "theirs_ms": theirs_ms, **ratios}
+
+
+def time_in_turns(programs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Return what each program returns in each round; the order is reversed from round to round."""
+    values: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(rounds):
+        for name in reversed(programs) if number % 2 else programs:
+            values[name].append(programs[name]())
+    return values
+
+
+def compare_rounds(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Return the median of the ratio ours / theirs within rounds, and its 95 % interval.
+
+    The interval is between two order statistics, without an assumption on the distribution. With fewer than 6 rounds
+    it is the range.
+    """
+    from scipy.stats import binom
+
+    ratios = np.sort(np.divide(ours, theirs))
+    outside = max(int(binom.ppf(0.025, len(ratios), 0.5)) - 1, 0)
+    low, high = float(ratios[outside]), float(ratios[-1 - outside])
+    return {"ratio": float(np.median(ratios)), "ratio_low": low, "ratio_high": high}
 
 
 def against_bare_loop(workload: Workload, target: Target, rounds: int | None = None) -> dict[str, Any]:

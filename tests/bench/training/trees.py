@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+TESTS = REPOSITORY / "tests"
+"""Folder for `PYTHONPATH` whose package `bench` is that of this checkout."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lgc-bench"
 """Default folder of the trees, outside the repository."""
 
@@ -39,9 +42,18 @@ def check_out(commit: str, cache: Path = CACHE, repository: Path = REPOSITORY) -
     return folder
 
 
-def environment(tree: Path, threads: int) -> dict[str, str]:
-    """Return the environment of a process that imports lgc from a tree and computes with some threads."""
-    return {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
+def link_checkout(cache: Path = CACHE) -> Path:
+    """Return a folder for `PYTHONPATH` whose package `lgc` is this checkout."""
+    folder = cache / f"checkout-{hashlib.sha256(str(REPOSITORY).encode()).hexdigest()[:9]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "lgc").is_symlink():
+        (folder / "lgc").symlink_to(REPOSITORY, target_is_directory=True)
+    return folder
+
+
+def environment(path: Path | str, threads: int) -> dict[str, str]:
+    """Return the environment of a process that imports lgc from `path` and computes with some threads."""
+    return {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": str(threads)}
 
 
 def command(name: str) -> list[str]:
