@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.machine.devices import torch_threads
 from lgc.profiler.machine.environment import pinned
 
+Name = TypeVar("Name")
 ROUNDS = 20
 ROUND_MS = 200.0
 """Duration of each kind in a round, in milliseconds."""
@@ -40,11 +41,11 @@ def time_alternately(ours: Callable[[], float], theirs: Callable[[], float], rou
     return {"rounds": rounds, "ours_ms": ours_ms, "theirs_ms": theirs_ms, **ratios}
 
 
-def time_in_turns(programs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def time_in_turns(programs: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
     """Return what each program returns in each round; the order is reversed from round to round."""
-    values: dict[str, list[float]] = {name: [] for name in programs}
+    values: dict[Name, list[float]] = {name: [] for name in programs}
     for number in range(rounds):
-        for name in reversed(programs) if number % 2 else programs:
+        for name in list(programs)[:: -1 if number % 2 else 1]:
             values[name].append(programs[name]())
     return values
 

@@ -1,7 +1,7 @@
 """Training step: images a second of lgc's loop against a bare torch loop, in alternating rounds of one process.
 
 Both train the same network from the same weights on the same views, with the same loss, learning rates and average.
-Afterwards the average weights are compared: equal work gives equal weights, to within rounding.
+Their averaged weights are compared after some steps: equal work gives equal weights, to within rounding.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ BATCH = 8
 ROUNDS = 20
 TURN_S = 4.0
 """Duration of a turn of one loop, in seconds."""
+CHECKED_STEPS = 4
+"""Number of steps after which the weights are compared."""
+CALIBRATION_ROUNDS = 4
+"""Turns of the bare loop in each memory format."""
 STEPS = 10**6
 """Length of the training that the steps belong to; only the learning rate depends on it."""
 FORMS = Path(__file__).with_name("forms.py")
@@ -66,7 +70,8 @@ def find_smallest(space: SearchSpace) -> Architecture:
 def measure_steps(data: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     """Return name of the network -> images a second of both loops, and their ratio with a 95 % interval."""
     rows = {name: measure_network(source, data, rounds) for name, source in choose_networks().items()}
-    return {"size": list(SIZE), "batch": BATCH, "threads": torch.get_num_threads(), "networks": rows}
+    settings = {"size": list(SIZE), "batch": BATCH, "threads": torch.get_num_threads(), "checked_steps": CHECKED_STEPS}
+    return {**settings, "networks": rows}
 
 
 def measure_network(source: NetworkSource, data: Path, rounds: int) -> dict[str, Any]:
@@ -76,25 +81,25 @@ def measure_network(source: NetworkSource, data: Path, rounds: int) -> dict[str,
     (dataset,) = cache_datasets([dataset], "ram", views=10**9, log=lambda _: None)
     weights = compute_class_weights(dataset) if config.balanced else None
     network = build_network(source, dataset, config)
-    bare = choose_memory_format(network, config, weights, dataset)
+    bares = {channels_last: make_bare_loop(network, config, weights, channels_last) for channels_last in (False, True)}
     with tempfile.TemporaryDirectory() as folder:
         trainer = NetworkTrainer(network, config, open_fabric(), weights)
         run = RunFolder(Path(folder) / "run", "train", {})
-        loops: dict[str, Callable[[Iterator[Any]], object]] = {
-            "lgc": lambda batches: run_steps(trainer, batches, STEPS, run, lambda step, steps: None),
-            "bare": bare.run,
-        }
-        turns = {name: Turn(loop, dataset) for name, loop in loops.items()}
-        warm_up(turns)
-        seconds = time_in_turns(turns, rounds)
-    ratio = compare_rounds(seconds["bare"], seconds["lgc"])
+        lgc = Turn(lambda batches: run_steps(trainer, batches, STEPS, run, lambda step, steps: None), dataset)
+        turns = {channels_last: Turn(bare.run, dataset) for channels_last, bare in bares.items()}
+        for turn in (lgc, *turns.values()):
+            turn()
+        difference = min(compare_weights(trainer.network, bare.average) for bare in bares.values())
+        channels_last = choose_faster(turns)
+        lgc.steps = turns[channels_last].steps = max(4, round(TURN_S / lgc()))
+        seconds = time_in_turns({"lgc": lgc, "bare": turns[channels_last]}, rounds)
     return {
         "rounds": rounds,
-        "steps_a_turn": turns["lgc"].steps,
+        "steps": lgc.steps * rounds,
         "images_per_s": {name: BATCH / statistics.median(values) for name, values in seconds.items()},
-        **ratio,
-        "bare_channels_last": bare.channels_last,
-        "weights_differ_by": compare_weights(trainer.network, bare.average),
+        **compare_rounds(seconds["bare"], seconds["lgc"]),
+        "bare_channels_last": channels_last,
+        "weights_differ_by": difference,
     }
 
 
@@ -103,7 +108,7 @@ class Turn:
 
     def __init__(self, loop: Callable[[Iterator[Any]], object], dataset: SegmentationDataset) -> None:
         self._loop, self._dataset = loop, dataset
-        self.start, self.steps = 0, 2
+        self.start, self.steps = 0, CHECKED_STEPS
 
     def __call__(self) -> float:
         batches = load_batches(self._dataset, BATCH, 0, start=self.start, stop=self.start + self.steps)
@@ -113,36 +118,22 @@ class Turn:
         return (time.perf_counter() - began) / self.steps
 
 
-def warm_up(turns: dict[str, Turn]) -> None:
-    """Make the first steps of each loop, and give all turns the same number of steps."""
-    seconds = 0.0
-    for turn in turns.values():
-        turn()
-        seconds = max(seconds, turn())
-    for turn in turns.values():
-        turn.steps = max(4, round(TURN_S / seconds))
+def choose_faster(turns: Mapping[bool, Turn]) -> bool:
+    """Return the key of the turn that takes less time."""
+    seconds = time_in_turns(turns, CALIBRATION_ROUNDS)
+    return min(turns, key=lambda key: statistics.median(seconds[key]))
 
 
-def build_network(source: NetworkSource, dataset: SegmentationDataset, config: TrainConfig) -> TrainingNetwork:
+def build_network(
+    source: NetworkSource, dataset: SegmentationDataset, config: TrainConfig, size: tuple[int, int] = SIZE
+) -> TrainingNetwork:
     """Return the network with its auxiliary outputs, as a training builds it."""
-    definition = NetworkDefinition(source, SIZE, dataset.num_classes, dataset.classes)
+    definition = NetworkDefinition(source, size, dataset.num_classes, dataset.classes)
     network = build_training_network(definition, config)
     if definition.architecture is None:
         report = check_training(network.network, definition, config.batch, None)
         network.main, network.auxiliary_names = report.main, report.auxiliary
     return network
-
-
-def choose_memory_format(
-    network: TrainingNetwork, config: TrainConfig, weights: Tensor | None, dataset: SegmentationDataset
-) -> BareLoop:
-    """Return the bare loop with the memory format that is faster for it."""
-    seconds = {}
-    for channels_last in (False, True):
-        turn = Turn(make_bare_loop(network, config, weights, channels_last).run, dataset)
-        turn()
-        seconds[channels_last] = statistics.median(turn() for _ in range(5))
-    return make_bare_loop(network, config, weights, seconds[True] < seconds[False])
 
 
 def make_bare_loop(
@@ -154,10 +145,9 @@ def make_bare_loop(
 
 
 def compare_weights(ours: nn.Module, theirs: nn.Module) -> float:
-    """Return the largest difference of two networks' floating-point tensors, relative to the largest value of each."""
-    differences = [
-        float((a - b).abs().max() / b.abs().max().clamp_min(1e-6))
-        for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
-        if a.is_floating_point()
+    """Return the length of the difference of two networks' weights, relative to that of the weights."""
+    weights = [
+        torch.cat([value.flatten() for value in network.state_dict().values() if value.is_floating_point()])
+        for network in (ours, theirs)
     ]
-    return max(differences)
+    return float((weights[0] - weights[1]).norm() / weights[1].norm())

@@ -43,29 +43,39 @@ COMPARATORS = {
 WORKERS = (0, 2)
 
 
-def measure_views(scratch: Path, camvid: Path | None, packages: Path | None, rounds: int = ROUNDS) -> dict[str, Any]:
+def measure_views(
+    scratch: Path, camvid: Path | None, packages: Path | None, kornia: bool, rounds: int = ROUNDS
+) -> dict[str, Any]:
     """Return views a second by dataset, number of workers and loader.
 
     Args:
         scratch: folder of the datasets and caches, which is kept.
         camvid: folder of CamVid; None for generated scenes of its size.
-        packages: folder with kornia; None to leave it out.
+        packages: folder with kornia; None for that of the environment.
+        kornia: Include kornia.
         rounds: turns of each loader.
     """
     data = {
         "cityscapes": street.make_cityscapes(scratch / "cityscapes", IMAGES),
         "camvid": street.make_camvid(scratch / ("camvid" if camvid else "scenes"), camvid, IMAGES),
     }
-    result: dict[str, Any] = {"baseline": trees.resolve_commit(BASELINE), "batch": BATCH, "rounds": rounds}
+    result: dict[str, Any] = {
+        "baseline": trees.resolve_commit(BASELINE),
+        "batch": BATCH,
+        "rounds": rounds,
+        "turn_s": TURN_S,
+    }
     for case, folder in data.items():
         decoded = street.decode(folder, scratch / f"{folder.name}-decoded")
-        loaders = [name for name in COMPARATORS if name != "kornia" or packages is not None]
+        loaders = [name for name in COMPARATORS if name != "kornia" or kornia]
         setting = {"data": str(folder), "decoded": str(decoded), "size": CASES[case][0], "crop": CASES[case][1]}
         rows = {
             str(workers): compare_loaders(scratch, setting, loaders, workers, packages, rounds) for workers in WORKERS
         }
         result[case] = {
             **street.describe(folder),
+            "size": list(CASES[case][0]),
+            "crop": list(CASES[case][1]),
             "generated": case == "cityscapes" or camvid is None,
             "decode_ms": time_decoding(folder),
             "bytes": {name: ask_bytes(scratch, setting, name) for name in ("lgc", "baseline")},
