@@ -115,7 +115,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             return images[0], labels[0]
         pixels, classes = self.store.read(self.pairs[index])
         image = torch.from_numpy(normalise_image(resize_image(pixels, self.size), self.normalisation))
-        label = torch.from_numpy(np.ascontiguousarray(classes))
+        label = torch.from_numpy(np.array(classes))  # a cache is read-only
         if not self.full_labels and self.size is not None:
             label = scale_classes(label, self.size)
         return image, label.to(torch.int64)

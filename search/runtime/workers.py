@@ -50,8 +50,8 @@ def choose_workers(
     room = _read_free_bytes(SHARED_MEMORY) // (size * processes)
     if wanted > 0 and room < 1:
         log(
-            f"no data-loading processes: {SHARED_MEMORY} has no room for batches (Docker: --shm-size 8g); set --workers "
-            "if this is too slow"
+            f"no data-loading processes: {SHARED_MEMORY} has no room for batches (Docker: --shm-size 8g); --workers N "
+            "tries anyway"
         )
     return max(min(wanted, room), 0)
 

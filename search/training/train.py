@@ -101,9 +101,9 @@ def train(
     views = config.steps * config.batch * fabric.world_size
     dataset, validation = cache_datasets((dataset, validation), config.cache, views=views, log=log, on_step=on_cache)
     workers = choose_workers(config.workers, dataset, config.batch, fabric, log)
-    config = config.model_copy(update={"workers": workers})
+    loading = config.model_copy(update={"workers": workers})
     with explain_out_of_memory(_MEMORY_ADVICE):
-        trainer = NetworkTrainer(network, config, fabric, _weigh_classes(dataset, config), teacher, probe)
+        trainer = NetworkTrainer(network, loading, fabric, _weigh_classes(dataset, config), teacher, probe)
         run_training(trainer, dataset, run, on_step)
         scored = _save_and_score(trainer, definition, run.path / WEIGHTS_FILE, validation, on_score)
     result = TrainResult(

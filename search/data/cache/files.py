@@ -176,16 +176,12 @@ class PixelCache:
         self.path, self.key = path, key
         try:
             self._file = os.open(path, os.O_RDONLY) if file is None else file
-        except OSError as error:
-            raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
-        try:
             with suppress(OSError):  # some file systems have no locks
                 fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a file in use is not evicted
             index = self._read_index()
             self._pixels = np.frombuffer(mmap.mmap(self._file, 0, access=mmap.ACCESS_READ), np.uint8)
-        except BaseException:
-            os.close(self._file)
-            raise
+        except OSError as error:
+            raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
         files = (tuple(names) for names in index["files"])
         self._entries = dict(zip(files, (_Entry(**entry) for entry in index["entries"]), strict=True))
 

@@ -132,8 +132,7 @@ def _choose_place(folder: Path, size: int, log: Log) -> CacheMode:
         return "ram"
     try:
         ensure_folder(folder)
-        _evict(folder, int(size / MAX_SHARE))
-        disk = shutil.disk_usage(folder).free
+        disk = _evict(folder, int(size / MAX_SHARE))
         if size <= MAX_SHARE * disk:
             return "disk"
         space = f"{_format_bytes(disk)} on the disk of {folder}"
@@ -161,8 +160,7 @@ def _require_space(place: CacheMode, folder: Path, size: int) -> None:
                 "free: use --cache disk or off"
             )
         return
-    _evict(folder, size)
-    free = shutil.disk_usage(folder).free
+    free = _evict(folder, size)
     if size > free:
         raise OutputError(
             f"--cache disk: the decoded images need {_format_bytes(size)}, {folder} has {_format_bytes(free)} free: "
@@ -232,10 +230,10 @@ def _lock(folder: Path, key: str, *, required: bool) -> Iterator[None]:
         os.close(file)
 
 
-def _evict(folder: Path, size: int) -> None:
+def _evict(folder: Path, size: int) -> int:
     """Remove caches that nobody has opened for 30 days, then the least recently used until `size` bytes are free.
 
-    Caches in use are kept.
+    Caches in use are kept, and all younger ones if even their removal would not do. Return the free bytes.
     """
     caches = []
     for path in folder.glob(f"*{_SUFFIX}"):
@@ -253,6 +251,7 @@ def _evict(folder: Path, size: int) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
             free += length
+    return free
 
 
 def _format_bytes(size: float) -> str:
