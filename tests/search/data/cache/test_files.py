@@ -95,7 +95,7 @@ def test_foreign_files_are_refused(make, foreign_files):
     with pytest.raises(FileFormatError, match="the cache of other images"):
         PixelCache(path, "another key")
     for other in foreign_files.values():
-        with pytest.raises(FileFormatError, match="not a complete cache|cannot read|other images"):
+        with pytest.raises(FileFormatError, match=r"not a complete cache|cannot read|other images"):
             PixelCache(other, key)
 
 

@@ -127,9 +127,7 @@ def test_small_memory_is_refused(datasets, folder, free):
 
 def test_full_disk_is_refused(datasets, folder, free):
     free(1e12, 10 * SIZE)
-    with pytest.raises(
-        OutputError, match=r"--cache disk: .* need 0 MB, .*pixels has 0 MB free: .*LGC_CACHE.*--cache off"
-    ):
+    with pytest.raises(OutputError, match=r"--cache disk: .* need 0 MB, .* has 0 MB free: .*LGC_CACHE.*--cache off"):
         open_cache(datasets, "disk")
     assert not [*folder.glob("*.pixels")]
 
