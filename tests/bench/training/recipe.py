@@ -104,7 +104,7 @@ def main() -> None:
     if arguments.out is not None:
         from .recipe_page import write_recipes
 
-        write_recipes(setting.work, arguments.out)
+        write_recipes(setting.work, arguments.out, setting.data)
 
 
 def parse_arguments() -> argparse.Namespace:

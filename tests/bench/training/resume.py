@@ -1,6 +1,6 @@
 """Trainings killed and resumed in each setting, bit by bit; and two processes against one.
 
-Each setting is trained twice: once without interruption, once killed after its first checkpoint and started again.
+Each setting is trained twice: once without interruption, once killed after some steps and started again.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from . import trees
 SCENES = {"train": 27, "val": 4, "test": 0}
 SCENES_SIZE, SIZE = (192, 256), (96, 128)
 BATCH = 8
-STEPS = (60, 240, 960)
-"""Length of the trainings: the first that is still running at its first checkpoint."""
+STEPS = (40, 160, 640)
+"""Length of the trainings: the first that is still running when it is killed."""
+MIN_STEPS = 8
+"""Number of logged steps after which a training is killed."""
 PATIENCE_S = 600
-"""Longest wait for the first checkpoint of a training."""
+"""Longest wait for them."""
 NETWORK = f"{Path(__file__).parents[1] / 'data' / 'unet.py'}:build"
 """It has batch normalisation, dropout and an auxiliary output."""
 PROCESSES, CACHES, WORKERS = (1, 2), ("off", "ram", "disk"), (0, 2)
@@ -111,10 +113,10 @@ def start_training(run: Path, arguments: list[str], setting: Setting) -> subproc
 
 
 def kill_training(run: Path, arguments: list[str], setting: Setting) -> int:
-    """Start a training, kill its processes after the first checkpoint, and return the number of its steps."""
+    """Start a training, kill its processes after a checkpoint, and return the number of its logged steps."""
     process = start_training(run, arguments, setting)
     end = time.monotonic() + PATIENCE_S
-    while not (run / "train.ckpt").exists() and process.poll() is None and time.monotonic() < end:
+    while count_steps(run) < MIN_STEPS and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     process.kill()
     for path in run.with_name(f"{run.name}-records").glob("pid-*"):
@@ -123,7 +125,13 @@ def kill_training(run: Path, arguments: list[str], setting: Setting) -> int:
     process.wait()
     if not (run / "train.ckpt").exists():
         sys.exit(f"{run}: no checkpoint, see {run}.log")
-    return len(read_log(run))
+    return count_steps(run)
+
+
+def count_steps(run: Path) -> int:
+    """Return the number of steps in the metrics log, which is written just before a checkpoint."""
+    log = run / "train.jsonl"
+    return len(log.read_text().splitlines()) if (run / "train.ckpt").exists() and log.exists() else 0
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
