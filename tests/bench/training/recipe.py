@@ -77,6 +77,10 @@ class Training:
         return f"{self.recipe}-{self.network}-seed-{self.seed}"
 
 
+class TrainingFailedError(Exception):
+    """A training that ended with an error; the others go on."""
+
+
 def main() -> None:
     arguments = parse_arguments()
     if arguments.data is None or not arguments.data.is_dir():
@@ -98,13 +102,19 @@ def main() -> None:
         for recipe in recipes
         for network in arguments.networks
     ]
+    failures = 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for message in pool.map(lambda training: run_training(training, setting), trainings):
-            print(message, flush=True)
+        for future in [pool.submit(run_training, training, setting) for training in trainings]:
+            try:
+                print(future.result(), flush=True)
+            except TrainingFailedError as error:
+                print(error, file=sys.stderr, flush=True)
+                failures += 1
     if arguments.out is not None:
         from .recipe_page import write_recipes
 
         write_recipes(setting.work, arguments.out, setting.data)
+    sys.exit(failures > 0)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -161,6 +171,8 @@ def prepare(setting: Setting, recipes: dict[str, tuple[str, tuple[str, ...]]]) -
         path = recipe_path(setting, name)
         if path.exists() and commit == "HEAD":
             commit = json.loads(path.read_text())["commit"]
+        elif commit == "HEAD" and trees.is_changed(setting.repository):
+            print(f"recipe {name}: HEAD, without the uncommitted changes", file=sys.stderr)
         commit = trees.resolve_commit(commit, setting.repository)
         keep(path, {"commit": commit, "options": list(options)})
 
@@ -255,7 +267,7 @@ def call(training: Training, setting: Setting, commit: str, held: int, *argument
             pass_fds=(held,),
         )
     if done.returncode:
-        raise SystemExit(f"{training.name}: exit code {done.returncode}, see {log}")
+        raise TrainingFailedError(f"{training.name}: exit code {done.returncode}, see {log}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

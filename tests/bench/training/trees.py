@@ -26,6 +26,12 @@ def resolve_commit(name: str, repository: Path = REPOSITORY) -> str:
     return done.stdout.strip()
 
 
+def is_changed(repository: Path = REPOSITORY) -> bool:
+    """Return True if the checkout has uncommitted changes."""
+    line = ["git", "status", "--porcelain", "--untracked-files=no"]
+    return bool(subprocess.run(line, cwd=repository, capture_output=True, check=False).stdout)
+
+
 def check_out(commit: str, cache: Path = CACHE, repository: Path = REPOSITORY) -> Path:
     """Return a folder for `PYTHONPATH` whose package `lgc` is the tree of a commit; it is written once."""
     folder = cache / resolve_commit(commit, repository)
