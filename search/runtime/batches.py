@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from ...errors import LgcError
 from ..data.datasets import SegmentationDataset
+from .workers import load_in_workers
 
 Batch = tuple[Tensor, Tensor]
 """Images [N, 3, H, W] and labels [N, H, W]."""
@@ -80,42 +80,27 @@ def _plan_views(images: int, batch: int, seed: int, start: int, stop: int, shard
         yield [(epoch, index) for index in order[first : first + batch].tolist()]
 
 
-class _ViewDataset(Dataset[Batch | LgcError]):
-    """A dataset indexed by epoch and image, so data-loading processes persist through all epochs.
-
-    Errors are returned as values, because torch wraps an error that a data-loading process raises in its traceback.
-    """
+class _ViewDataset(Dataset[Batch]):
+    """A dataset indexed by epoch and image, so data-loading processes persist through all epochs."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, view: _ViewKey) -> Batch | LgcError:
+    def __getitem__(self, view: _ViewKey) -> Batch:
         epoch, index = view
-        try:
-            return self._dataset.view(index, epoch)
-        except LgcError as error:
-            return error
+        return self._dataset.view(index, epoch)
 
 
-def _collate(items: Sequence[Batch | LgcError]) -> Batch | LgcError:
-    """Stack items to a batch; return the first error instead if there is one."""
-    loaded: list[Batch] = []
-    for item in items:
-        if isinstance(item, LgcError):
-            return item
-        loaded.append(item)
-    images, labels = zip(*loaded, strict=True)
+def _collate(items: Sequence[Batch]) -> Batch:
+    """Stack items to a batch."""
+    images, labels = zip(*items, strict=True)
     return torch.stack(images), torch.stack(labels)
 
 
 def _load(
     dataset: SegmentationDataset, views: Iterable[list[_ViewKey]], workers: int, pin: bool = False
 ) -> Iterator[Batch]:
-    """Yield a batch for each list of views; raise the errors that loading returned."""
-    loader = DataLoader(
-        _ViewDataset(dataset), batch_sampler=views, num_workers=workers, collate_fn=_collate, pin_memory=pin
+    """Yield a batch for each list of views; raise the errors of loading."""
+    return load_in_workers(
+        _ViewDataset(dataset), views, _collate, workers, name_item=lambda view: dataset.pairs[view[1]].image, pin=pin
     )
-    for batch in loader:
-        if isinstance(batch, LgcError):
-            raise batch
-        yield batch
