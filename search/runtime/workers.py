@@ -27,8 +27,14 @@ Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 SHARED_MEMORY = "/dev/shm"
 KEPT = "the last checkpoint, if any, is kept"
-_SHARED_MEMORY_SIGNS = ("allocate shared memory", "out of shared memory", "insufficient shared memory", "Bus error")
-"""Parts of torch's error messages for exhausted shared memory; a worker that writes beyond it gets a bus error."""
+_SHARED_MEMORY_REMEDY = f"Use --workers 0, or enlarge {SHARED_MEMORY} (Docker: --shm-size 8g)"
+_SHARED_MEMORY_SIGNS = (
+    "allocate shared memory",
+    "out of shared memory",
+    "insufficient shared memory",
+    "resize file </torch_",
+)
+"""Parts of torch's error messages for exhausted shared memory."""
 _TOO_MANY_FILES_SIGNS = (os.strerror(errno.EMFILE), "items of ancdata")
 _MEMORY_SIGNS = ("allocate memory", "out of memory")
 """Parts of torch's error messages for exhausted memory of the machine or the device."""
@@ -82,13 +88,16 @@ def explain_worker_error(error: BaseException) -> str | None:
     """Return what is wrong with the data-loading workers and how to mend it, in one line; None for other errors."""
     if not isinstance(error, RuntimeError | OSError):
         return None
-    message = str(error)
+    message = (
+        f"{error.__cause__}; {error}"  # torch's error of a wait has that of the worker, which is more exact, as cause
+    )
+    if death := _DEATH.search(message):
+        return _explain_death(**death.groupdict())
     if any(sign in message for sign in _SHARED_MEMORY_SIGNS):
         return _explain_shared_memory()
     if any(sign in message for sign in _TOO_MANY_FILES_SIGNS):
         return f"too many open files; {KEPT}. Lower --workers, or raise the limit with ulimit -n"
-    death = _DEATH.search(message)
-    return None if death is None else _explain_death(**death.groupdict())
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -98,30 +107,37 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _explain_death(pids: str, signal: str | None, code: str | None) -> str:
+    """Return what ended a worker; the cause is unknown if neither `signal` nor `code` is known."""
     worker = f"the data-loading worker with process id {pids.strip()}"
-    if signal == "Killed" or (signal, code) == (None, None):
-        cause = "was killed" if signal else "has ended without an error"
-        return (
-            f"{worker} {cause}, probably by the system because memory ran out; {KEPT}. Lower --workers, e.g. to 0, and "
-            "run the same command again to resume"
-        )
+    resume = "run the same command again to resume"
     if signal == "Terminated":
-        return f"{worker} was terminated by another program; {KEPT}. Run the same command again to resume"
-    cause = f"crashed ({signal})" if signal else f"has ended with exit code {code}"
-    return f"{worker} {cause}; {KEPT}. Use --workers 0, which shows the error itself if it comes again"
+        return f"{worker} was terminated by another program; {KEPT}: {resume}"
+    if signal == "Bus error":
+        return (
+            f"{worker} crashed (Bus error): {SHARED_MEMORY} ({_describe_shared_memory()}) was full, or a file that it "
+            f"reads became shorter; {KEPT}. {_SHARED_MEMORY_REMEDY}"
+        )
+    if signal not in (None, "Killed") or code is not None:
+        cause = f"crashed ({signal})" if signal else f"ended with exit code {code}"
+        return f"{worker} {cause}; {KEPT}. Use --workers 0, which shows the error itself if it comes again"
+    cause = "was killed, probably" if signal else "crashed or was killed, perhaps"
+    return f"{worker} {cause} by the system because memory ran out; {KEPT}. Lower --workers, and {resume}"
 
 
 def _explain_shared_memory() -> str:
+    return (
+        f"out of shared memory: {SHARED_MEMORY} ({_describe_shared_memory()}), through which data-loading workers send "
+        f"images, is too small; {KEPT}. {_SHARED_MEMORY_REMEDY}"
+    )
+
+
+def _describe_shared_memory() -> str:
+    """Return the size of the shared memory as text."""
     try:
         status = os.statvfs(SHARED_MEMORY)
     except OSError:
-        size = "is missing"
-    else:
-        size = f"has {status.f_blocks * status.f_frsize / 1e6:.3g} MB"
-    return (
-        f"out of shared memory: {SHARED_MEMORY}, through which data-loading workers send images, {size}; {KEPT}. Use "
-        "--workers 0, or enlarge it (Docker: --shm-size 8g)"
-    )
+        return "missing"
+    return f"{max(status.f_blocks * status.f_frsize / 1e6, 0.1):,.1f} MB".replace(".0", "")
 
 
 def _require_queues(workers: int) -> None:
