@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data.datasets import SegmentationDataset
-from .workers import load_in_workers
+from .worker_errors import load_in_workers
 
 Batch = tuple[Tensor, Tensor]
 """Images [N, 3, H, W] and labels [N, H, W]."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...device import CPU, Device
 from ...errors import DeviceError, TrainingError, UnknownNameError, UsageError
-from .workers import KEPT, explain_worker_error, is_out_of_memory
+from .worker_errors import KEPT, explain_worker_error, is_out_of_memory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -20,10 +20,10 @@ from torch.utils.data import get_worker_info
 
 from lgc.errors import DataError, TrainingError, UnknownNameError
 from lgc.search.data.datasets import SegmentationDataset, load_dataset
-from lgc.search.runtime import workers
+from lgc.search.runtime import worker_errors
 from lgc.search.runtime.batches import load_batches, load_single_images
 from lgc.search.runtime.fabric import explain_out_of_memory
-from lgc.search.runtime.workers import explain_worker_error, load_in_workers
+from lgc.search.runtime.worker_errors import explain_worker_error, load_in_workers
 
 from ...python_process import python_output
 
@@ -232,7 +232,7 @@ def test_small_shared_memory_is_explained(run, scenes, tmp_path):
     ],
 )
 def test_queues_that_cannot_be_made_are_explained(monkeypatch, number, expected):
-    monkeypatch.setattr(workers.multiprocessing, "Queue", lambda: raise_error(OSError(number, os.strerror(number))))
+    monkeypatch.setattr(worker_errors.multiprocessing, "Queue", lambda: raise_error(OSError(number, os.strerror(number))))
     with pytest.raises(TrainingError, match=expected):
         load_numbers(int)
 
@@ -250,7 +250,7 @@ def test_start_methods_load_equal_bits(scenes):
 
 def test_nothing_of_networks_travels_to_workers(scenes, monkeypatch):
     loaders = []
-    monkeypatch.setattr(workers, "DataLoader", lambda *given, **options: loaders.append((given, options)) or [])
+    monkeypatch.setattr(worker_errors, "DataLoader", lambda *given, **options: loaders.append((given, options)) or [])
     dataset = load_dataset(scenes, "train", (32, 32), augment=True)
     list(load_batches(dataset, 2, 0, start=0, stop=1, workers=2))
     list(load_single_images(dataset.select([]), workers=2))
