@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ...errors import LgcError, TrainingError
 from ...plugins import describe_error
+from .workers import SHARED_MEMORY
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
-SHARED_MEMORY = "/dev/shm"
 KEPT = "the last checkpoint, if any, is kept"
 _SHARED_MEMORY_REMEDY = f"Use --workers 0, or enlarge {SHARED_MEMORY} (Docker: --shm-size 8g)"
 _SHARED_MEMORY_SIGNS = (
@@ -48,13 +48,15 @@ _DEATH = re.compile(
 def load_in_workers(
     dataset: Dataset[Item],
     batches: Iterable[list[Key]],
-    collate: Callable[[list[Item]], Loaded],
+    collate: Callable[[Sequence[Item]], Loaded],
     workers: int,
     *,
     name_item: Callable[[Key], object],
     pin: bool = False,
 ) -> Iterator[Loaded]:
-    """Yield a batch for each list of keys: `collate` of the items of the dataset.
+    """Return an iterator of a batch for each list of keys: `collate` of the items of the dataset.
+
+    Workers start at once.
 
     Args:
         dataset: items by key; it travels to the workers under the start methods `spawn` and `forkserver`.
@@ -78,14 +80,17 @@ def load_in_workers(
         collate_fn=_GuardedCollate(collate),
         pin_memory=pin,
     )
-    for batch in loader:
+
+    def unwrap(batch: Loaded | _Failure) -> Loaded:
         if isinstance(batch, _Failure):
             raise batch.to_error(name_item)
-        yield batch
+        return batch
+
+    return map(unwrap, iter(loader))
 
 
 def explain_worker_error(error: BaseException) -> str | None:
-    """Return what is wrong with the data-loading workers and how to mend it, in one line; None for other errors."""
+    """Return what is wrong with the data-loading workers and the remedy, in one line; None for other errors."""
     if not isinstance(error, RuntimeError | OSError):
         return None
     message = (
@@ -217,7 +222,7 @@ class _GuardedDataset(Dataset[Any]):
 class _GuardedCollate(Generic[Item, Loaded]):
     """A function that makes a batch of items, whose errors are values; a worker's batch is in shared memory."""
 
-    def __init__(self, collate: Callable[[list[Item]], Loaded]) -> None:
+    def __init__(self, collate: Callable[[Sequence[Item]], Loaded]) -> None:
         self._collate = collate
 
     def __call__(self, items: Sequence[Item | _Failure]) -> Loaded | _Failure:

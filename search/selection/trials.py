@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,19 +103,21 @@ def run_trial(
             logits = network(images)
         return upsampled_loss(logits, labels, fabric, class_weights), logits, labels
 
-    for batch in load_batches(
+    batches = load_batches(
         _reseed(half, seed),
         config.batch,
         seed,
         start=0,
         stop=config.trial_steps,
-        workers=config.workers,
+        workers=config.workers or 0,
         shard=(fabric.global_rank, fabric.world_size),
-        pin=fabric.device.type == "cuda",
-    ):
-        optimiser.backward(compute(batch)[0])
-        optimiser.step()
-        on_step()
+        device=fabric.device,
+    )
+    with closing(batches):
+        for batch in batches:
+            optimiser.backward(compute(batch)[0])
+            optimiser.step()
+            on_step()
     network.eval()
     losses, confusion = [], torch.zeros(half.num_classes, half.num_classes, dtype=torch.int64, device=fabric.device)
     with torch.no_grad():

@@ -147,21 +147,21 @@ def test_killed_worker_leaves_a_checkpoint(run, scenes, call, tmp_path, monkeypa
     words = ("--data", scenes, "--steps", 12, "--batch", 4, "--workers", 2, "--device", "cpu")
     whole = call("lgc-train", run, *words, "--out", tmp_path / "whole")
     assert whole.code == 0, whole.err
-    real = SegmentationDataset.view
+    real = SegmentationDataset.cut_view
 
-    def view(self, index, epoch):
+    def cut_view(self, index, epoch):
         if epoch == 4 and get_worker_info() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(self, index, epoch)
 
-    monkeypatch.setattr(SegmentationDataset, "view", view)
+    monkeypatch.setattr(SegmentationDataset, "cut_view", cut_view)
     cut = call("lgc-train", run, *words, "--out", tmp_path / "cut")
     assert cut.code == 1
     assert len([line for line in cut.err.splitlines() if "data-loading worker" in line]) == 1
     assert "Traceback" not in cut.err
     assert (tmp_path / "cut" / "train.ckpt").exists()
     assert not (tmp_path / "cut" / "weights.safetensors").exists()
-    monkeypatch.setattr(SegmentationDataset, "view", real)
+    monkeypatch.setattr(SegmentationDataset, "cut_view", real)
     resumed = call("lgc-train", run, *words, "--out", tmp_path / "cut")
     assert resumed.code == 0
     assert "resum" in resumed.err
@@ -232,7 +232,9 @@ def test_small_shared_memory_is_explained(run, scenes, tmp_path):
     ],
 )
 def test_queues_that_cannot_be_made_are_explained(monkeypatch, number, expected):
-    monkeypatch.setattr(worker_errors.multiprocessing, "Queue", lambda: raise_error(OSError(number, os.strerror(number))))
+    monkeypatch.setattr(
+        worker_errors.multiprocessing, "Queue", lambda: raise_error(OSError(number, os.strerror(number)))
+    )
     with pytest.raises(TrainingError, match=expected):
         load_numbers(int)
 

@@ -135,7 +135,7 @@ def starts(monkeypatch):
     def spy_batches(*arguments, **options):
         loaded = list(load_batches(*arguments, **options))
         batches.append(loaded[0])
-        return iter(loaded)
+        return (batch for batch in loaded)
 
     for module in (trials, network_trainer):
         monkeypatch.setattr(module, "synchronise_norms", spy_network)
