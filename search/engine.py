@@ -21,6 +21,7 @@ from .constraint.feasibility import (
 )
 from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
+from .crops import require_crop
 from .data.datasets import load_dataset, require_classes, split_halves
 from .data.description import read_dataset
 from .results import FrontResult, SearchResult
@@ -31,7 +32,6 @@ from .runtime.training_loop import restore_checkpoint
 from .selection.finalize import finalize
 from .supernet.blocks import BlockDecisions
 from .supernet.supernet_trainer import SupernetTrainer
-from .training.crops import require_crop
 from .training.losses import compute_class_weights
 
 if TYPE_CHECKING:
