@@ -91,7 +91,7 @@ class Validation:
         self._log, self._on_score = log, on_score
 
     def is_due(self, step: int) -> bool:
-        """Return True if weights are evaluated after so many steps; without labels, only after the last one."""
+        """Return True if the weights after a step are evaluated; without labels, only those of the last step."""
         if step == self._config.steps:
             return True
         is_unlabelled = self.kept is not None and self.kept.scores.miou is None
