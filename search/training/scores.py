@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -82,8 +82,9 @@ def evaluate_network(
     counts = torch.zeros(dataset.num_classes, dataset.num_classes, dtype=torch.int64, device=device)
     extent = torch.full((5,), -(1 << 40), dtype=torch.int64, device=device)  # its last value is 1 after an error
     invalid: Path | None = None
-    with torch.no_grad(), _exact_kernels():
-        for index, (image, label) in load_single_images(dataset, workers=workers, shard=shard):
+    images = load_single_images(dataset, workers=workers, shard=shard)
+    with torch.no_grad(), _exact_kernels(), closing(images):
+        for index, (image, label) in images:
             height, width = label.shape[-2:]
             logits = get_logits(network(image.to(device)))
             if not bool(logits.isfinite().all()):

@@ -18,11 +18,13 @@ from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
 from ...models.training_result import StoredScores
 from ..crops import require_crop
+from ..data.cache.opening import cache_datasets
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.description import DatasetSpec
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.provenance import hash_images
 from ..runtime.run_folder import IMAGE_HASHES, INITIAL_WEIGHTS, KEEP, OnStep, RunFolder, read_settings
+from ..runtime.workers import choose_workers
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import EARLIER_KEEP, TrainConfig
 from .distillation import Teacher, describe_teacher, load_teacher
@@ -52,6 +54,7 @@ def train(
     device: str = CPU,
     on_step: OnStep = lambda step, steps: None,
     on_score: OnStep = lambda step, steps: None,
+    on_cache: OnStep = lambda step, steps: None,
     log: Log = print,
 ) -> TrainResult:
     """Train a network, validate it every few steps, and write the best weights to weights.safetensors.
@@ -67,6 +70,7 @@ def train(
         device: `cpu` or `cuda:N`.
         on_step: callback for the number of finished steps and the total.
         on_score: callback for the number of evaluated images and the total.
+        on_cache: callback for the number of images decoded into a cache and the total.
         log: receives remarks on the network, its initial weights and the teacher, and a line on each validation.
 
     Raises:
@@ -95,11 +99,15 @@ def train(
         return _return_finished(finished, run, log)
     for remark in remarks:
         log(remark)
+    views = config.steps * config.batch * fabric.world_size
+    dataset, validation = cache_datasets((dataset, validation), config.cache, views=views, log=log, on_step=on_cache)
+    workers = choose_workers(config.workers, dataset, config.batch, fabric, log)
+    loading = config.model_copy(update={"workers": workers})
     with explain_out_of_memory(_MEMORY_ADVICE):
         epoch_steps = count_epoch_steps(len(dataset), config.batch * fabric.world_size)
         interval = choose_interval(config, epoch_steps)
-        validations = Validation(validation, config, interval, fabric=fabric, log=log, on_score=on_score)
-        trainer = NetworkTrainer(network, config, fabric, _weigh_classes(dataset, config), teacher, probe, validations)
+        validations = Validation(validation, loading, interval, fabric=fabric, log=log, on_score=on_score)
+        trainer = NetworkTrainer(network, loading, fabric, _weigh_classes(dataset, config), teacher, probe, validations)
         run_training(trainer, dataset, run, on_step)
         scored = _save_kept(trainer, validations, definition, run.path / WEIGHTS_FILE)
     best = find_best(validations.curve)

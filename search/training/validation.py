@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -110,7 +110,7 @@ class Validation:
                     network,
                     self.dataset,
                     fabric=self._fabric,
-                    workers=self._config.workers,
+                    workers=self._config.workers or 0,
                     on_step=self._on_score,
                 )
             except TrainingError as error:
@@ -163,13 +163,13 @@ class Validation:
         self.kept = None if kept is None else KeptWeights(**kept | {"scores": Scores(**kept["scores"])})
 
 
-def find_best(curve: list[CurvePoint] | tuple[CurvePoint, ...]) -> CurvePoint | None:
+def find_best(curve: Sequence[CurvePoint]) -> CurvePoint | None:
     """Return the validation with the best mIoU, of equal ones the last; None without a labelled pixel."""
     scored = [(point.miou, point.step, point) for point in curve if point.miou is not None]
     return max(scored)[-1] if scored else None
 
 
-def _is_best(point: CurvePoint, earlier: list[CurvePoint]) -> bool:
+def _is_best(point: CurvePoint, earlier: Sequence[CurvePoint]) -> bool:
     return point.miou is None or find_best([*earlier, point]) is point
 
 
