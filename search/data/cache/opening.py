@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -193,7 +194,7 @@ def _make_on_disk(
     with atomic_path(path, replace=True) as temporary:
         file = os.open(temporary, os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            os.posix_fallocate(file, 0, count_bytes(sizes))
+            _allocate(file, count_bytes(sizes))
             write_pixels(file, pairs, sizes, key, on_step)
         except OSError as error:
             raise OutputError(
@@ -205,6 +206,15 @@ def _make_on_disk(
     return PixelCache(path, key)
 
 
+def _allocate(file: int, size: int) -> None:
+    """Reserve the space of a file, so that a full disk is known before images are decoded."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # else the file system cannot reserve space
+            raise
+
+
 @contextmanager
 def _lock(folder: Path, key: str, *, required: bool) -> Iterator[None]:
     """Let one process at a time make the cache of a split.
@@ -214,7 +224,7 @@ def _lock(folder: Path, key: str, *, required: bool) -> Iterator[None]:
     """
     try:
         ensure_folder(folder)
-        file = os.open(folder / f"{key}.lock", os.O_CREAT | os.O_RDWR, 0o644)
+        file = os.open(folder / f"{key}.lock", os.O_CREAT | os.O_RDONLY, 0o644)  # perhaps another user's
     except (OutputError, OSError) as error:
         if required:
             raise OutputError(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ....models.images import Normalisation
 from ..labels import IGNORE
 from .geometry import Size, View
-from .packing import PackedViews
+from .packing import Colours, PackedViews
 
 
 class ViewFinisher:
@@ -27,7 +27,7 @@ class ViewFinisher:
         self.device = device
         pairs = zip(normalisation.mean, normalisation.std, strict=True)
         self._limits = [(-mean / std, (1 - mean) / std) for mean, std in pairs]
-        self._values = torch.empty(4, 0, device=device)
+        self._values = torch.empty(0, device=device)
 
     @torch.no_grad()
     def finish(self, packed: PackedViews) -> tuple[Tensor, Tensor]:
@@ -36,13 +36,10 @@ class ViewFinisher:
         All views have the same crop. Padding is 0 in images, the mean colour, and 255 in labels. Nothing waits for the
         device.
         """
-        data, colours = (part.to(self.device, non_blocking=True) for part in packed[:2])
+        data = packed.data.to(self.device, non_blocking=True)
         count, crop = len(packed.views), packed.views[0].crop
         images = torch.empty(count, 3, *crop, device=self.device)
         labels = torch.empty(count, *crop, dtype=torch.int64, device=self.device)
-        if self._values.shape[1] < crop[0] * crop[1]:
-            # Memory that is used again costs less than new one. The last row multiplies the constants of the colours.
-            self._values = torch.ones(4, crop[0] * crop[1], device=self.device)
         start = 0
         for index, view in enumerate(packed.views):
             height, width = view.window[2:]
@@ -56,21 +53,27 @@ class ViewFinisher:
                 label.fill_(IGNORE)
             top, left, rows, columns = view.place
             region = (slice(top, top + rows), slice(left, left + columns))
-            self._write_colours(image[:, *region], scale_pixels(pixels.view(height, width, 3), view), colours[index])
-            scaled = scale_classes(classes.view(height, width), (rows, columns))
-            label[region] = scaled.flip(-1) if view.flip else scaled
+            scaled = scale_pixels(pixels.view(height, width, 3), view)
+            self._write_colours(image[:, *region], scaled, packed.colours[index])
+            resized = scale_classes(classes.view(height, width), (rows, columns))
+            label[region] = resized.flip(-1) if view.flip else resized
         return images, labels
 
-    def _write_colours(self, out: Tensor, pixels: Tensor, colours: Tensor) -> None:
-        """Write the normalised colours of pixels [3, h, w] to `out`, of the same shape."""
-        area = pixels.shape[1] * pixels.shape[2]
-        self._values[:3, :area].view(pixels.shape).copy_(pixels)
-        if out.is_contiguous():
-            torch.mm(colours, self._values[:, :area], out=out.view(3, area))
-        else:
-            out.copy_(torch.mm(colours, self._values[:, :area]).view(pixels.shape))
-        for channel, limits in zip(out, self._limits, strict=True):
-            channel.clamp_(*limits)
+    def _write_colours(self, out: Tensor, pixels: Tensor, colours: Colours) -> None:
+        """Write the normalised colours of pixels [3, h, w] to `out`, of the same shape.
+
+        A matrix product would be computed in TF32 where a training allows it.
+        """
+        red, green, blue = self._convert(pixels)
+        for channel, (of_red, of_green, of_blue, constant), limits in zip(out, colours, self._limits, strict=True):
+            torch.add(torch.tensor(constant), red, alpha=of_red, out=channel)
+            channel.add_(green, alpha=of_green).add_(blue, alpha=of_blue).clamp_(*limits)
+
+    def _convert(self, pixels: Tensor) -> Tensor:
+        """Return bytes [3, h, w] as float32, in memory that is used again: new memory costs as much as the rest."""
+        if self._values.numel() < pixels.numel():
+            self._values = torch.empty(pixels.numel(), device=self.device)
+        return self._values[: pixels.numel()].view(pixels.shape).copy_(pixels)
 
 
 def scale_pixels(pixels: Tensor, view: View) -> Tensor:
@@ -84,5 +87,10 @@ def scale_pixels(pixels: Tensor, view: View) -> Tensor:
 
 
 def scale_classes(classes: Tensor, size: Size) -> Tensor:
-    """Return a label [h, w] at another size: the class at each new pixel's centre."""
-    return F.interpolate(classes[None, None], size, mode="nearest-exact")[0, 0]
+    """Return a label [h, w] at another size: the class at each new pixel's centre, by whole numbers on every device."""
+    (rows, columns), (height, width) = classes.shape, size
+    if (rows, columns) == size:
+        return classes
+    nearest_columns = (2 * torch.arange(width, device=classes.device) + 1) * columns // (2 * width)
+    nearest_rows = (2 * torch.arange(height, device=classes.device) + 1) * rows // (2 * height)
+    return classes.gather(1, nearest_columns.expand(rows, -1)).index_select(0, nearest_rows)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,21 +18,23 @@ GREY = np.array([0.299, 0.587, 0.114])
 MEAN_SAMPLES = 32
 """Number of rows and columns of a window, at least, that its mean grey is computed from."""
 
+Colours = tuple[tuple[float, float, float, float], ...]
+"""Matrix [3, 4] that maps (red, green, blue, 1), in 0..255, to normalised colours."""
 Cut = tuple[View, RGBImage, LabelMap]
 """A view, and the window of the image [h, w, 3] and of its label [h, w]."""
 
 
 class PackedViews(NamedTuple):
-    """Views of a batch, on the host or on a device.
+    """Views of a batch, on the host.
 
     Attributes:
         data: Bytes of all windows: of each the image [h, w, 3], then its label [h, w].
-        colours: Change of the colours of each view, float32 [N, 3, 4], see `make_colour_matrix`.
+        colours: Change of the colours of each view.
         views: Windows and places.
     """
 
     data: Tensor
-    colours: Tensor
+    colours: tuple[Colours, ...]
     views: tuple[View, ...]
 
 
@@ -45,14 +46,12 @@ def pack_views(cuts: Sequence[Cut], normalisation: Normalisation) -> PackedViews
         for part in (pixels, classes):
             content[start : start + part.size].reshape(part.shape)[:] = part
             start += part.size
-    colours = np.stack([make_colour_matrix(view.jitter, pixels, normalisation) for view, pixels, _ in cuts])
-    return PackedViews(data, torch.from_numpy(colours), tuple(view for view, _, _ in cuts))
+    colours = tuple(make_colours(view.jitter, pixels, normalisation) for view, pixels, _ in cuts)
+    return PackedViews(data, colours, tuple(view for view, _, _ in cuts))
 
 
-def make_colour_matrix(
-    jitter: tuple[float, float, float], pixels: RGBImage, normalisation: Normalisation
-) -> npt.NDArray[np.float32]:
-    """Return the matrix [3, 4] that maps (red, green, blue, 1), in 0..255, to the normalised colours of a view.
+def make_colours(jitter: tuple[float, float, float], pixels: RGBImage, normalisation: Normalisation) -> Colours:
+    """Return the change of a view's colours.
 
     Brightness is multiplied; then contrast is changed around the mean grey of the window, and saturation around each
     pixel's own grey. The mean is that of a grid of pixels, in whole numbers, so it is the same on every machine.
@@ -64,4 +63,4 @@ def make_colour_matrix(
     matrix = np.empty((3, 4))
     matrix[:, :3] = contrast * brightness * (saturation * np.eye(3) + (1 - saturation) * GREY)
     matrix[:, 3] = (1 - contrast) * brightness * mean / (sample.size // 3) - 255 * np.array(normalisation.mean)
-    return np.asarray(matrix / (255 * np.array(normalisation.std)[:, None]), np.float32)
+    return tuple(map(tuple, (matrix / (255 * np.array(normalisation.std)[:, None])).tolist()))

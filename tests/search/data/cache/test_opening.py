@@ -15,7 +15,7 @@ from collections import namedtuple
 import pytest
 
 from lgc.errors import OutputError, UsageError
-from lgc.search.data.cache import files, opening
+from lgc.search.data.cache import opening
 from lgc.search.data.cache.files import PixelCache
 from lgc.search.data.cache.opening import cache_datasets
 from lgc.search.data.cache.store import FileStore
@@ -259,7 +259,16 @@ def test_cache_in_use_is_kept(datasets, folder, free):
     assert not path.exists()
 
 
-def test_file_systems_without_allocation_work(datasets, folder, monkeypatch):
-    assert files.VERSION  # the format that the next lines write
-    monkeypatch.setattr(os, "posix_fallocate", lambda *arguments: None)
-    assert name_places(open_cache(datasets, "disk")[0]) == ["disk"] * 2
+@pytest.mark.parametrize(
+    ("code", "is_refused"), [(errno.EOPNOTSUPP, False), (errno.EINVAL, False), (errno.EDQUOT, True)]
+)
+def test_space_is_reserved_where_possible(datasets, folder, monkeypatch, code):
+    def fail(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    if code == errno.EDQUOT:
+        with pytest.raises(OutputError, match=r"cannot write the cache .*quota"):
+            open_cache(datasets, "disk")
+    else:
+        assert name_places(open_cache(datasets, "disk")[0]) == ["disk"] * 2

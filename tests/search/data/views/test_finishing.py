@@ -10,7 +10,7 @@ from PIL import Image
 from lgc.models.images import IMAGENET, Normalisation
 from lgc.search.data.views.finishing import ViewFinisher
 from lgc.search.data.views.geometry import View, draw_view
-from lgc.search.data.views.packing import make_colour_matrix, pack_views
+from lgc.search.data.views.packing import make_colours, pack_views
 
 CPU = torch.device("cpu")
 OTHER = Normalisation(mean=(0.1, 0.5, 0.9), std=(0.5, 0.25, 1.0))
@@ -104,7 +104,7 @@ def test_jitter_changes_what_it_says():
     identity = Normalisation(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
 
     def change(*jitter: float) -> np.ndarray:
-        matrix = make_colour_matrix(jitter, pixels, identity).astype(np.float64)
+        matrix = np.array(make_colours(jitter, pixels, identity))
         return pixels @ matrix[:, :3].T + matrix[:, 3]
 
     grey = np.array([0.299, 0.587, 0.114])
