@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -82,8 +82,7 @@ def evaluate_network(
     counts = torch.zeros(dataset.num_classes, dataset.num_classes, dtype=torch.int64, device=device)
     extent = torch.full((5,), -(1 << 40), dtype=torch.int64, device=device)  # its last value is 1 after an error
     invalid: Path | None = None
-    images = load_single_images(dataset, workers=workers, shard=shard)
-    with torch.no_grad(), _exact_kernels(), closing(images):
+    with torch.no_grad(), closing(load_single_images(dataset, workers=workers, shard=shard)) as images:
         for index, (image, label) in images:
             height, width = label.shape[-2:]
             logits = get_logits(network(image.to(device)))
@@ -110,26 +109,6 @@ def evaluate_network(
         where = invalid or "an image of another process"
         raise TrainingError(f"the network returned NaN or infinite logits for {where}")
     return compute_scores(counts.cpu(), dataset.classes), (height, width) if lowest == [-height, -width] else None
-
-
-@contextmanager
-def _exact_kernels() -> Iterator[None]:
-    """Compute float32 without TF32, and by kernels that do not depend on their timing, inside the context.
-
-    So the scores of a validation are those of a later evaluation. Latency is measured without TF32 too.
-    """
-    cudnn: Any = torch.backends.cudnn  # its stub lacks the precisions
-    matmul = torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
-    products = torch.get_float32_matmul_precision(), matmul.fp32_precision
-    cudnn.benchmark, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = False, "ieee", "ieee"
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        cudnn.benchmark, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
-        torch.set_float32_matmul_precision(products[0])  # also sets the other one, perhaps to an equal value
-        matmul.fp32_precision = products[1]
 
 
 def find_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:

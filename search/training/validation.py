@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import TrainingError
@@ -180,13 +181,18 @@ def choose_interval(config: TrainConfig, epoch_steps: int) -> int:
 
 @contextmanager
 def _evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluate a network inside the context, and leave each of its modules in its mode."""
+    """Evaluate a network inside the context as without a training, and leave each of its modules in its mode.
+
+    cuDNN does not time its kernels meanwhile, whose choice changes the last bits of the logits.
+    """
     modes = [(module, module.training) for module in network.modules()]
-    is_training = network.training
+    is_training, benchmark = network.training, torch.backends.cudnn.benchmark
     network.eval()
+    torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
+        torch.backends.cudnn.benchmark = benchmark
         network.train(is_training)
         for module, mode in modes:
             module.training = mode

@@ -54,8 +54,14 @@ def scores(monkeypatch):
 
 
 def test_curve_is_in_result_and_log(run, scenes):
-    lines = []
-    result = train(run, scenes, CONFIG.model_copy(update={"lr": 0.2, "ema": 0.5}), log=lines.append)
+    lines, autotuned = [], set()
+
+    def on_score(image, count):
+        autotuned.add(torch.backends.cudnn.benchmark)
+
+    config = CONFIG.model_copy(update={"lr": 0.2, "ema": 0.5})
+    result = train(run, scenes, config, on_score=on_score, log=lines.append)
+    assert autotuned == {False}  # the kernels of --evaluate
     assert [point.step for point in result.curve] == STEPS
     curve = result.as_dict()["curve"]
     rows = [row for row in read_log(run, "train") if "val_miou" in row]
