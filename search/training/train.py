@@ -33,7 +33,7 @@ from .initial_weights import compare_origin, find_initial_weights, initialise
 from .losses import compute_class_weights
 from .network_trainer import NetworkTrainer, run_training
 from .results import ScoredWeights, TrainResult
-from .validation import VALIDATION_SPLIT, Validation, choose_interval, find_best
+from .validation import VALIDATION_SPLIT, Validation, choose_interval
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -110,7 +110,6 @@ def train(
         trainer = NetworkTrainer(network, loading, fabric, _weigh_classes(dataset, config), teacher, probe, validations)
         run_training(trainer, dataset, run, on_step)
         scored = _save_kept(trainer, validations, definition, run.path / WEIGHTS_FILE)
-    best = find_best(validations.curve)
     result = TrainResult(
         **vars(scored),
         config=config,
@@ -120,9 +119,7 @@ def train(
         processes=fabric.world_size,
         weights_digest=fabric.broadcast(hash_file(scored.weights) if run.active else None),
         epochs=config.steps / epoch_steps,
-        curve=tuple(validations.curve),
-        best_step=None if best is None else best.step,
-        last_miou=validations.curve[-1].miou,
+        **validations.summarise(),
     )
     return run.finish(result)
 

@@ -151,6 +151,15 @@ class Validation:
         assert self.kept is not None
         return self.kept
 
+    def summarise(self) -> dict[str, Any]:
+        """Return the fields of a `TrainResult` on the validations."""
+        best = _find_best(self.curve)
+        return {
+            "curve": tuple(self.curve),
+            "best_step": None if best is None else best.step,
+            "last_miou": self.curve[-1].miou,
+        }
+
     def snapshot(self) -> ValidationState:
         """Return the state that `restore` loads."""
         curve = [(point.step, point.miou, point.pixel_accuracy) for point in self.curve]
@@ -164,14 +173,14 @@ class Validation:
         self.kept = None if kept is None else KeptWeights(**kept | {"scores": Scores(**kept["scores"])})
 
 
-def find_best(curve: Sequence[CurvePoint]) -> CurvePoint | None:
+def _find_best(curve: Sequence[CurvePoint]) -> CurvePoint | None:
     """Return the validation with the best mIoU, of equal ones the last; None without a labelled pixel."""
     scored = [(point.miou, point.step, point) for point in curve if point.miou is not None]
     return max(scored)[-1] if scored else None
 
 
 def _is_best(point: CurvePoint, earlier: Sequence[CurvePoint]) -> bool:
-    return point.miou is None or find_best([*earlier, point]) is point
+    return point.miou is None or _find_best([*earlier, point]) is point
 
 
 def choose_interval(config: TrainConfig, epoch_steps: int) -> int:
