@@ -23,7 +23,9 @@ DATASET_DIGEST = "dataset"
 """Setting with the hash of a dataset's description, which known layouts lack."""
 INITIAL_WEIGHTS = "initial_weights"
 """Setting with the digest of the file of initial weights."""
-_LATER_SETTINGS = (IMAGE_HASHES, INITIAL_WEIGHTS)
+KEEP = "keep"
+"""Setting with the weights that a training keeps."""
+_LATER_SETTINGS = (IMAGE_HASHES, INITIAL_WEIGHTS, KEEP)
 """Settings that older trainings lack."""
 _CHANGES = {
     IMAGE_HASHES: "the images or labels have changed",

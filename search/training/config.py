@@ -35,6 +35,8 @@ HOST_FIELDS = {"workers", "cache"}
 """Fields that depend on the machine and change no result."""
 Seed = Annotated[int, Field(ge=0, description="Random seed.")]
 
+EARLIER_KEEP: Literal["last"] = "last"
+"""Value of `keep` in trainings of versions without it."""
 SCRATCH, SUPERNET = "scratch", "supernet"
 DISTILLATION_FIELDS = {"teacher", "teacher_weight", "temperature"}
 """Fields of `TrainConfig` that only a training with a teacher has."""
@@ -75,6 +77,10 @@ class TrainConfig(BaseModel):
     """Temperature of the softmax in the distillation loss, with --teacher."""
     train_split: Literal["train", "train_extra"] = "train"
     """Split to train on; train_extra is Cityscapes' coarsely labelled one."""
+    val_interval: Count | None = None
+    """Steps between two validations; there is another after the last step."""
+    keep: Literal["best", "last"] = "best"
+    """Weights to keep: those of the validation with the best mIoU, or of the last step."""
     workers: Workers = None
     cache: Cache = None
 

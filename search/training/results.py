@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import JsonValue
 
 from ..results import Result
-from .config import SCRATCH, TrainConfig
+from .config import EARLIER_KEEP, SCRATCH, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,21 @@ class EvaluationResult(ScoredWeights):
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """Scores of a validation during a training, in percent; None without a labelled pixel.
+
+    Attributes:
+        step: number of finished steps.
+        miou: mean intersection over union.
+        pixel_accuracy: share of correctly classified pixels.
+    """
+
+    step: int
+    miou: float | None
+    pixel_accuracy: float | None
+
+
+@dataclass(frozen=True)
 class TrainResult(ScoredWeights):
     """Result of a training.
 
@@ -58,6 +73,10 @@ class TrainResult(ScoredWeights):
         images: number of training images.
         processes: number of processes.
         weights_digest: digest of the file of the weights; None in results of earlier versions.
+        epochs: passes over the training images; None in results of earlier versions.
+        curve: scores of each validation; empty in results of earlier versions.
+        best_step: steps until the validation with the best mIoU; None without a labelled pixel.
+        last_miou: mIoU of the weights after the last step; None without a labelled pixel.
     """
 
     config: TrainConfig
@@ -66,6 +85,15 @@ class TrainResult(ScoredWeights):
     images: int
     processes: int
     weights_digest: str | None = None
+    epochs: float | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    best_step: int | None = None
+    last_miou: float | None = None
+
+    @property
+    def kept_step(self) -> int:
+        """Number of steps that made the weights."""
+        return self.config.steps if self.config.keep == "last" else self.best_step or self.config.steps
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return the JSON object."""
@@ -78,6 +106,7 @@ class TrainResult(ScoredWeights):
     def from_dict(cls, content: Mapping[str, JsonValue]) -> Self:
         """Return the result that a JSON object holds."""
         pretrain = content.get("pretrain", "none")
-        settings = {name: content[name] for name in TrainConfig.model_fields if name in content}
+        known = {name: content[name] for name in TrainConfig.model_fields if name in content}
+        settings = {"keep": EARLIER_KEEP} | known
         config = TrainConfig.model_validate(settings | {"init": SCRATCH if pretrain == "none" else pretrain})
         return super().from_dict({**content, "config": config.model_dump(mode="json")})
