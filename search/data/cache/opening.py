@@ -144,7 +144,8 @@ def _choose_mode(folder: Path, size: int, log: Log) -> CacheMode:
         space = str(error)
     log(
         f"no cache: {_format_bytes(size)} of decoded images are more than half of the free space, "
-        f"{_format_bytes(memory)} in memory and {space}; --cache ram or disk uses more, LGC_CACHE may be a folder of another disk"
+        f"{_format_bytes(memory)} in memory and {space}; --cache ram or disk "
+        "uses more, LGC_CACHE may be a folder of another disk"
     )
     return "off"
 
