@@ -15,7 +15,6 @@ from ..search.training.config import DISTILLATION_FIELDS, TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     announce_dataset,
-    count_processes,
     emit,
     format_count,
     grid,
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 app = new_app()
 
 TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "teacher",
-          "teacher_weight", "temperature", "train_split", "precision", "workers", "seed")  # fmt: skip
+          "teacher_weight", "temperature", "train_split", "sync_bn", "precision", "workers", "seed")  # fmt: skip
 """Fields of `TrainConfig` that are options."""
 
 
@@ -137,7 +136,8 @@ def train(
         chosen = replace(
             _choose_network(source, network, size, out), teacher=_load_factory(teacher_network), output=output_name
         )
-        result = _train(chosen, data, out, device, settings)
+        given = {name: value for name, value in settings.items() if is_given(context, name)}
+        result = _train(chosen, data, out, device, given)
     lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
     emit(result.as_dict(), as_json, _make_table(result), *lines)
 
@@ -192,18 +192,21 @@ def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
 
 
 def _train(
-    source: RunNetwork, data: Path, out: Path | None, requested: str | None, settings: dict[str, Any]
+    source: RunNetwork, data: Path, out: Path | None, requested: str | None, given: dict[str, Any]
 ) -> TrainResult:
+    """Train a network with the settings given on the command line, those of its run if it has begun, and defaults."""
     from ..search.runtime.run_folder import is_finished, suggest_longer_training
+    from ..search.runtime.run_settings import resume_settings
     from ..search.training.train import default_training_steps
     from ..search.training.train import train as run_train
 
     device = pick_device(requested, _table_devices(source.run), "training")
-    if settings["steps"] is None:
-        batch = settings["batch"] * count_processes()
-        settings["steps"] = default_training_steps(data, batch, settings["train_split"])
-    config = TrainConfig(**settings)
     folder = source.choose_folder(out)
+    settings = resume_settings(TrainConfig, given, folder, "train", say)
+    config = TrainConfig(**{"steps": 1, **settings})
+    if "steps" not in settings:
+        steps = default_training_steps(data, config.batch, config.train_split)
+        config = config.model_copy(update={"steps": steps})
     finished = is_finished(folder, "train")
     announce_dataset(data, None if finished else config.train_split)
     with progress_bar() as on_progress:

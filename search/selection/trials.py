@@ -21,6 +21,7 @@ from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.fabric import average_over_processes, synchronise_norms
 from ..supernet.weight_optimiser import WeightOptimiser
+from ..training.config import divide_batch
 from ..training.losses import upsampled_loss
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def compute_trial_loss(
 
     for batch in load_batches(
         half,
-        config.batch,
+        divide_batch(config.batch, fabric.world_size),
         config.seed + 2,
         start=0,
         stop=config.trial_steps,

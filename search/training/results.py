@@ -57,6 +57,7 @@ class TrainResult(ScoredWeights):
         from_scratch: parts of the network that the initial weights did not fit.
         images: number of training images.
         processes: number of processes.
+        batch_per_process: images of each process in a step; None in results of earlier versions, whose `batch` it is.
         weights_digest: digest of the file of the weights; None in results of earlier versions.
     """
 
@@ -65,6 +66,7 @@ class TrainResult(ScoredWeights):
     from_scratch: tuple[str, ...]
     images: int
     processes: int
+    batch_per_process: int | None = None
     weights_digest: str | None = None
 
     def as_dict(self) -> dict[str, JsonValue]:

@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ...errors import TrainingError
 from ...models.nets.outputs import get_logits
+from ...precisions import without_tf32
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import load_single_images
 
@@ -54,7 +55,7 @@ def evaluate_network(
     on_image: OnImage | None = None,
     on_step: OnStep = lambda step, steps: None,
 ) -> tuple[Scores, tuple[int, int] | None]:
-    """Evaluate a network on every image of a dataset, one by one.
+    """Evaluate a network on every image of a dataset, one by one, in float32 without TF32 as the profiler runs it.
 
     Images have the dataset's size, e.g. the one that the network is deployed with. Logits are upsampled bilinearly to
     each label and compared at its resolution; `full_labels` of the dataset keeps labels as large as their files.
@@ -79,7 +80,7 @@ def evaluate_network(
     shard = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     counts = torch.zeros(dataset.num_classes, dataset.num_classes, dtype=torch.int64, device=device)
     extent = torch.full((4,), -(1 << 40), dtype=torch.int64, device=device)
-    with torch.no_grad():
+    with torch.no_grad(), without_tf32():
         for index, (image, label) in load_single_images(dataset, workers=workers, shard=shard):
             height, width = label.shape[-2:]
             logits = get_logits(network(image.to(device)))

@@ -19,9 +19,10 @@ from ...models.space.protocol import ARCHITECTURE_FILE
 from ...models.training_result import StoredScores
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.description import DatasetSpec
-from ..runtime.fabric import explain_out_of_memory, open_fabric
+from ..runtime.fabric import explain_out_of_memory, open_fabric, require_equal_settings
 from ..runtime.provenance import hash_images
 from ..runtime.run_folder import IMAGE_HASHES, INITIAL_WEIGHTS, OnStep, RunFolder
+from ..runtime.run_settings import BATCH_PER_PROCESS, resume_settings
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
 from .crops import require_crop
@@ -57,8 +58,9 @@ def train(
 ) -> TrainResult:
     """Train a network, evaluate it on the validation images, and write weights.safetensors.
 
-    An interrupted training resumes from its last checkpoint; a finished one returns its result. Under torchrun every
-    process makes the same call.
+    An interrupted training resumes from its last checkpoint; a finished one returns its result. Both keep their own
+    settings where `config` has none: those that are not passed to its constructor. Under torchrun every process makes
+    the same call.
 
     Args:
         source: run folder of a search or a training; or a new network, which needs `out`.
@@ -80,10 +82,13 @@ def train(
     """
     chosen = source if isinstance(source, RunNetwork) else RunNetwork(source)
     folder = chosen.choose_folder(out)
+    config = TrainConfig(**resume_settings(TrainConfig, config.model_dump(exclude_unset=True), folder, "train", log))
     initial = find_initial_weights(chosen.run or folder, config.init)
     definition, spec = _define_network(chosen, folder, data, config, log)
     dataset, validation = _load_images(spec, definition.input, config)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
+    require_equal_settings(config.list_settings(), fabric)
+    share = config.divide_batch(fabric.world_size)
     teacher = load_teacher(config, definition, chosen.teacher, log)
     remarks: list[str] = []
     network, probe, random_parts = _prepare_network(definition, initial, config, fabric, remarks.append)
@@ -105,6 +110,7 @@ def train(
         from_scratch=random_parts,
         images=len(dataset),
         processes=fabric.world_size,
+        batch_per_process=share,
         weights_digest=fabric.broadcast(hash_file(scored.weights) if run.active else None),
     )
     return run.finish(result)
@@ -188,7 +194,7 @@ def _prepare_network(
         network = build_training_network(definition, config)
         if definition.architecture is None:
             network.to(fabric.device)
-            report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
+            report = check_training(network.network, definition, config.batch, config.crop)
             network.main, network.auxiliary_names = report.main, report.auxiliary
         else:
             require_rebuildable(network.network, definition)
@@ -231,7 +237,7 @@ def _save_and_score(
 
 
 def default_training_steps(data: Path, batch: int, split: str = "train") -> int:
-    """Return the steps of `TRAINING_EPOCHS` passes over the training images; `batch` is that of all processes."""
+    """Return the steps of `TRAINING_EPOCHS` passes over the training images."""
     return TRAINING_EPOCHS * max(len(load_dataset(data, split)) // batch, 1)
 
 
@@ -261,6 +267,7 @@ def _list_settings(
         **network,
         "data": str(data.resolve()),
         "processes": fabric.world_size,
+        BATCH_PER_PROCESS: config.divide_batch(fabric.world_size),
         **datasets[0].spec.settings,
         **describe_teacher(teacher),
         IMAGE_HASHES: [hash_images(dataset) for dataset in datasets],

@@ -9,7 +9,7 @@ import torch
 
 from lgc.lut import Predictor
 from lgc.models import SearchSpace
-from lgc.profiler.backends.torch_.backend import disable_tf32
+from lgc.precisions import disable_tf32
 from lgc.search.config import SearchConfig
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search

@@ -72,14 +72,14 @@ def run_search(call, lut, data, tmp_path):
     return run
 
 
-def test_measure_refines_the_result(run_search, reach, monkeypatch):
+def test_measure_refines_the_result(run_search, reach, monkeypatch, tmp_path):
     meter = partial(latency.make_latency_meter, seconds=0.5)  # not METER_SECONDS
     monkeypatch.setattr(latency, "make_latency_meter", meter)
     target = (reach[0] + reach[1]) / 2
     result, _ = run_search("--target-ms", target, "--measure")
     assert result["measured_ms"] > 0
     assert 1 <= result["landings"] <= 3
-    assert "one table, a target for it" in run_search("--measure", code=2)[1]
+    assert "one table, a target for it" in run_search("--measure", "--out", tmp_path / "other", code=2)[1]
 
 
 def test_json_has_documented_keys(run_search, lut, tmp_path):
