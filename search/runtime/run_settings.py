@@ -12,7 +12,6 @@ from ...files import describe, read_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, JsonValue
-    from pydantic.fields import FieldInfo
 
 BATCH_PER_PROCESS = "batch_per_process"
 """Setting that runs of earlier versions lack: their `batch` is that of each process."""
@@ -95,17 +94,19 @@ def resume_settings(
     own = {name: current[name] for name in kind.model_fields if name in current and name not in given}
     if BATCH_PER_PROCESS not in stored and "batch" in given and given["batch"] == stored.get("batch"):
         own["batch"] = current["batch"]
-    changes = [_describe(name, current) for name, field in kind.model_fields.items() if _differs(name, field, own)]
+    expected = {**_list_defaults(kind), **given}
+    changes = [_describe(name, current) for name in own if name in expected and own[name] != expected[name]]
     if changes:
         log(f"{path} keeps the settings that it began with: {', '.join(changes)}")
     return {**given, **own}
 
 
-def _differs(name: str, field: FieldInfo, own: Mapping[str, JsonValue]) -> bool:
-    """Return True if a setting of a run is not the default."""
+def _list_defaults(kind: type[BaseModel]) -> dict[str, JsonValue]:
+    """Return the default of each field that has one, as JSON values."""
     from pydantic_core import to_jsonable_python
 
-    return name in own and not field.is_required() and own[name] != to_jsonable_python(field.default)
+    fields = kind.model_fields.items()
+    return {name: to_jsonable_python(field.default) for name, field in fields if not field.is_required()}
 
 
 def _describe(name: str, settings: Mapping[str, JsonValue]) -> str:
