@@ -82,6 +82,16 @@ def test_measure_refines_the_result(run_search, reach, monkeypatch, tmp_path):
     assert "one table, a target for it" in run_search("--measure", "--out", tmp_path / "other", code=2)[1]
 
 
+def test_omitted_options_are_the_searchs_own(run_search, reach, tmp_path):
+    target = round((reach[0] + reach[1]) / 2, 4)
+    first, _ = run_search("--target-ms", target, "--precision", "bf16", "--arch-lr", 0.01)
+    again, err = run_search()
+    assert again == first
+    own = f"targets_ms [[{target}]], arch_lr 0.01, precision 'bf16'"
+    assert f"{tmp_path / 'run'} keeps the settings that it began with: {own}" in err.splitlines()
+    assert "precision 'bf16', not 'fp32'" in run_search("--precision", "fp32", code=2)[1]
+
+
 def test_json_has_documented_keys(run_search, lut, tmp_path):
     result, _ = run_search()
     assert {"architecture", "target_ms", "predicted_ms", "steps", "seconds"} <= result.keys()
