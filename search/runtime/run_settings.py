@@ -58,7 +58,7 @@ def read_settings(path: Path, stage: str) -> dict[str, JsonValue]:
 
 def upgrade_settings(stored: Mapping[str, JsonValue], stage: str) -> dict[str, JsonValue]:
     """Return stored settings in the form of this version, for the same computation."""
-    settings = {**LEGACY_SETTINGS.get(stage, {}), **stored}
+    settings = {**LEGACY_SETTINGS.get(stage, {}), **stored} if stored else {}
     batch, processes = stored.get("batch"), stored.get("processes", 1)
     if BATCH_PER_PROCESS not in stored and isinstance(batch, int) and isinstance(processes, int):
         settings |= {"batch": batch * processes, BATCH_PER_PROCESS: batch}
@@ -90,7 +90,7 @@ def resume_settings(
     if not (name_checkpoint(path, stage).exists() or name_result(path, stage).exists()):
         return dict(given)
     stored = read_settings(path, stage)
-    current = upgrade_settings(stored, stage) if stored else {}
+    current = upgrade_settings(stored, stage)
     own = {name: current[name] for name in kind.model_fields if name in current and name not in given}
     if BATCH_PER_PROCESS not in stored and "batch" in given and given["batch"] == stored.get("batch"):
         own["batch"] = current["batch"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -55,7 +56,7 @@ def restore_checkpoint(trainer: Trainer[Any, State], path: Path) -> None:
 
 
 def run_steps(
-    trainer: Trainer[Item, State], batches: Iterable[Item], stop: int, run: RunFolder, on_step: OnStep
+    trainer: Trainer[Item, State], batches: Generator[Item], stop: int, run: RunFolder, on_step: OnStep
 ) -> None:
     """Train up to step `stop`, with a metrics log and a checkpoint every `CHECKPOINT_S` in the run folder.
 
@@ -63,7 +64,7 @@ def run_steps(
 
     Args:
         trainer: trainer at any step.
-        batches: batches from that step to `stop`.
+        batches: batches from that step to `stop`; closed afterwards.
         stop: step after the last one.
         run: run folder.
         on_step: callback for the number of finished steps and `stop`.
@@ -74,7 +75,7 @@ def run_steps(
     """
     started = saved = logged = time.monotonic()
     earlier_s = trainer.seconds
-    with MetricsLog(run.path, run.stage, trainer.step, active=run.active) as log:
+    with closing(batches), MetricsLog(run.path, run.stage, trainer.step, active=run.active) as log:
         for batch in batches:
             record = trainer.train_step(batch)
             log.add(record)

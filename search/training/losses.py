@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
-from ..data.reading import read_label
 from ..runtime.fabric import average_count
 
 if TYPE_CHECKING:
@@ -79,9 +78,7 @@ def compute_class_weights(dataset: SegmentationDataset) -> Tensor:
     """
     counts = np.zeros(256, np.int64)
     for index in np.unique(np.linspace(0, len(dataset) - 1, MAX_COUNTED_IMAGES).astype(int)):
-        pair = dataset.pairs[index]
-        if pair.label is not None:
-            counts += np.bincount(read_label(pair.label, pair.coding, pair.image).ravel(), minlength=256)
+        counts += dataset.store.count(dataset.pairs[index])
     share = counts[: dataset.num_classes] / max(counts[: dataset.num_classes].sum(), 1)
     weights = 1 / np.log(1.02 + share)
     return torch.from_numpy(weights / max((weights * share).sum(), 1e-12)).float()
