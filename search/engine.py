@@ -21,6 +21,7 @@ from .constraint.feasibility import (
 )
 from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
+from .crops import require_crop
 from .data.cache.opening import Log, cache_datasets
 from .data.datasets import load_dataset, require_classes, split_halves
 from .data.description import read_dataset
@@ -35,7 +36,6 @@ from .selection.finalize import finalize
 from .supernet.blocks import BlockDecisions
 from .supernet.supernet_trainer import SupernetTrainer
 from .training.config import HOST_FIELDS, divide_batch
-from .training.crops import require_crop
 from .training.losses import compute_class_weights
 
 if TYPE_CHECKING:

@@ -353,7 +353,8 @@ def _warn_if_collapsed(results: Sequence[SearchResult]) -> None:
 
 def _make_table(results: Sequence[SearchResult]) -> Table:
     rates = ("target FPS", "predicted FPS") if results[0].target_fps is not None else ()
-    names = ("target ms", "predicted ms", "90 % interval", *rates, "loss", "steps", "seconds")
+    trials = ("trial mIoU",) if any(result.trial_steps for result in results) else ()
+    names = ("target ms", "predicted ms", "90 % interval", *rates, "loss", *trials, "steps", "seconds")
     table = grid("architectures", *names, numbers=len(names))
     for result in results:
         low, high = result.predicted_low_ms, result.predicted_high_ms
@@ -364,6 +365,7 @@ def _make_table(results: Sequence[SearchResult]) -> Table:
             *([" / ".join(format_number(row.target_fps, ".4g") for row in result.rows)] if rates else ()),
             *([" / ".join(format_number(row.predicted_fps, ".4g") for row in result.rows)] if rates else ()),
             f"{result.loss_after:.3f}",
+            *([format_number(result.best_trial_miou, ".1f")] if trials else ()),
             str(result.steps),
             f"{result.seconds:.0f}",
         )
@@ -382,11 +384,26 @@ def _format_lines(results: Sequence[SearchResult]) -> list[str]:
             f"architecture  {result.architecture}",
             *([f"  {'; '.join(parts)}"] if parts else []),
             *_format_measurement(result),
-            *(["  dominated: another point is faster and has a lower loss"] if result.dominated else []),
+            *(["  dominated: another point is faster and more accurate"] if result.dominated else []),
             f"  loss in the supernet {result.loss_after:.3f}; sampled paths {result.loss_before:.3f}"
             + ("" if likeliest is None else f", most probable architecture {likeliest:.3f}"),
+            *_format_trials(result),
         ]
     return lines
+
+
+def _format_trials(result: SearchResult) -> list[str]:
+    """Return a line with the mIoU of each trial, or with its loss where no pixel is labelled or in earlier results."""
+    if not result.trial_losses:
+        return []
+    name, scores, digits = "mIoU", result.trial_mious, ".1f"
+    if result.best_trial_miou is None:
+        name, scores, digits = "loss", result.trial_losses, ".3f"
+    values = (
+        "diverged" if loss is None else format_number(score, digits)
+        for score, loss in zip(scores, result.trial_losses, strict=True)
+    )
+    return [f"  {name} of the candidates after trials of {result.trial_steps} steps: {', '.join(values)}"]
 
 
 def _format_measurement(result: SearchResult) -> list[str]:

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from ...device import CPU, Device
 from ...errors import DeviceError, TrainingError, UnknownNameError, UsageError
+from .worker_errors import KEPT, explain_worker_error, is_out_of_memory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 FABRIC_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Precision -> Fabric's name for it. Weights and their updates are float32 in all of them."""
-_OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "out of shared memory", "killed by signal: Killed")
-"""Parts of torch's error messages for exhausted memory, including a data-loading process that the system killed."""
 
 
 def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool = False) -> Fabric:
@@ -236,19 +235,18 @@ def average_count(count: Tensor, fabric: Fabric | None) -> Tensor:
 
 @contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
-    """Translate errors for exhausted memory inside the context.
+    """Translate errors for exhausted memory, and those of data-loading workers, inside the context.
 
     Args:
         advice: options to lower, for the message.
 
     Raises:
-        TrainingError: the device or the machine is out of memory.
+        TrainingError: the device or the machine is out of memory, or a data-loading worker has died.
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingError(f"out of memory; the last checkpoint, if any, is kept. Lower {advice}") from error
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS):
+    except (MemoryError, RuntimeError, OSError) as error:
+        message = explain_worker_error(error) or (is_out_of_memory(error) and f"out of memory; {KEPT}. Lower {advice}")
+        if not message:
             raise
-        raise TrainingError(f"out of memory; the last checkpoint, if any, is kept. Lower {advice}") from error
+        raise TrainingError(message) from error

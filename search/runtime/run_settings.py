@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BATCH_PER_PROCESS = "batch_per_process"
 """Setting that runs of earlier versions lack: their `batch` is that of each process."""
-LEGACY_SETTINGS: dict[str, dict[str, JsonValue]] = {"train": {"sync_bn": True}, "search": {}}
+LEGACY_SETTINGS: dict[str, dict[str, JsonValue]] = {"train": {"sync_bn": True, "keep": "last"}, "search": {}}
 """Stage -> settings that earlier versions lack, with the values that their runs began with and keep."""
 
 

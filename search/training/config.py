@@ -80,6 +80,10 @@ class TrainConfig(BaseModel):
     """Temperature of the softmax in the distillation loss, with --teacher."""
     train_split: Literal["train", "train_extra"] = "train"
     """Split to train on; train_extra is Cityscapes' coarsely labelled one."""
+    val_interval: Count | None = None
+    """Steps between two validations; there is another after the last step."""
+    keep: Literal["best", "last"] = "best"
+    """Weights to keep: those of the validation with the best mIoU, or of the last step."""
     workers: Workers = None
     cache: Cache = None
 

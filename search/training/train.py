@@ -17,6 +17,7 @@ from ...models.nets.weights import WEIGHTS_FILE, load_weights, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
 from ...models.training_result import StoredScores
+from ..crops import require_crop
 from ..data.cache.opening import cache_datasets
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.description import DatasetSpec
@@ -27,14 +28,13 @@ from ..runtime.run_settings import BATCH_PER_PROCESS, resume_settings
 from ..runtime.workers import choose_workers
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
-from .crops import require_crop
 from .distillation import Teacher, describe_teacher, load_teacher
 from .evaluation import describe_scores
 from .initial_weights import compare_origin, find_initial_weights, initialise
 from .losses import compute_class_weights
 from .network_trainer import NetworkTrainer, run_training
 from .results import ScoredWeights, TrainResult
-from .scores import evaluate_network
+from .validation import VALIDATION_SPLIT, Validation, choose_interval
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 TRAINING_EPOCHS = 200
 """Default length of a training, in epochs."""
-VALIDATION_SPLIT = "val"
 _MEMORY_ADVICE = "--batch, --crop or --workers, or use --precision bf16"
 
 
@@ -59,7 +58,7 @@ def train(
     on_cache: OnStep = lambda step, steps: None,
     log: Log = print,
 ) -> TrainResult:
-    """Train a network, evaluate it on the validation images, and write weights.safetensors.
+    """Train a network, validate it every few steps, and write the best weights to weights.safetensors.
 
     An interrupted training resumes from its last checkpoint; a finished one returns its result. Both keep their own
     settings where `config` has none: those that are not passed to its constructor. Under torchrun every process makes
@@ -74,7 +73,7 @@ def train(
         on_step: callback for the number of finished steps and the total.
         on_score: callback for the number of evaluated images and the total.
         on_cache: callback for the number of images decoded into a cache and the total.
-        log: receives remarks on the network, its initial weights and the teacher.
+        log: receives remarks on the network, its initial weights and the teacher, and a line on each validation.
 
     Raises:
         FileFormatError: the run folder has no network, or a file of weights is damaged.
@@ -108,9 +107,12 @@ def train(
     workers = choose_workers(config.workers, dataset, share, fabric, log)
     loading = config.model_copy(update={"workers": workers})
     with explain_out_of_memory(_MEMORY_ADVICE):
-        trainer = NetworkTrainer(network, loading, fabric, _weigh_classes(dataset, config), teacher, probe)
+        epoch_steps = count_epoch_steps(len(dataset), config.batch)
+        interval = choose_interval(config, epoch_steps)
+        validations = Validation(validation, loading, interval, fabric=fabric, log=log, on_score=on_score)
+        trainer = NetworkTrainer(network, loading, fabric, _weigh_classes(dataset, config), teacher, probe, validations)
         run_training(trainer, dataset, run, on_step)
-        scored = _save_and_score(trainer, definition, run.path / WEIGHTS_FILE, validation, on_score)
+        scored = _save_kept(trainer, validations, definition, run.path / WEIGHTS_FILE)
     result = TrainResult(
         **vars(scored),
         config=config,
@@ -120,6 +122,8 @@ def train(
         processes=fabric.world_size,
         batch_per_process=share,
         weights_digest=fabric.broadcast(hash_file(scored.weights) if run.active else None),
+        epochs=config.steps / epoch_steps,
+        **validations.summarise(),
     )
     return run.finish(result)
 
@@ -220,33 +224,38 @@ def _prepare_network(
     return network, probe, () if transfer is None else transfer.random_parts
 
 
-def _save_and_score(
-    trainer: NetworkTrainer,
-    definition: NetworkDefinition,
-    weights: Path,
-    validation: SegmentationDataset,
-    on_score: OnStep,
+def _save_kept(
+    trainer: NetworkTrainer, validations: Validation, definition: NetworkDefinition, weights: Path
 ) -> ScoredWeights:
-    """Save the trained weights, check that the network can be rebuilt with them, and evaluate them.
+    """Save the weights to keep, check that the network can be rebuilt with them, and return their scores.
 
     Raises:
         TrainingError: the rebuilt network differs, or the trained one returns NaN or infinite logits.
     """
+    kept = validations.finish(trainer.network, trainer.step)
+    trainer.network.load_state_dict(kept.state)
     if trainer.fabric.is_global_zero:
         try:
             save_weights(trainer.network, weights, LogitsProbe.take(trainer.network, definition.input))
             load_weights(weights, definition)
         except MismatchError as error:
             raise TrainingError(f"{weights}: the trained network cannot be used: {error}") from error
-    scores, size = evaluate_network(
-        trainer.network.eval(), validation, fabric=trainer.fabric, workers=trainer.config.workers or 0, on_step=on_score
-    )
-    return describe_scores(weights, scores, validation, VALIDATION_SPLIT, size)
+    return describe_scores(weights, kept.scores, validations.dataset, VALIDATION_SPLIT, kept.size)
 
 
 def default_training_steps(data: Path, batch: int, split: str = "train") -> int:
     """Return the steps of `TRAINING_EPOCHS` passes over the training images."""
-    return TRAINING_EPOCHS * max(len(load_dataset(data, split)) // batch, 1)
+    return count_training_steps(data, TRAINING_EPOCHS, batch, split)
+
+
+def count_training_steps(data: Path, epochs: int, batch: int, split: str = "train") -> int:
+    """Return the steps of some passes over the training images."""
+    return epochs * count_epoch_steps(len(load_dataset(data, split)), batch)
+
+
+def count_epoch_steps(images: int, batch: int) -> int:
+    """Return the steps of a pass over the training images in full batches."""
+    return max(images // batch, 1)
 
 
 def _list_settings(

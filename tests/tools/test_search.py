@@ -325,6 +325,21 @@ def test_printed_numbers_agree_with_json(call, run_search, lut, data, reach, tmp
     assert done.out.splitlines()[-1].startswith("next: lgc-train ")
 
 
+def test_trials_are_printed(call, lut, data, tmp_path):
+    done = call("lgc-search", "--lut", lut, "--data", data, *SHORT, "--trials", 2, "--out", tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "search-result.json").read_text())
+    header, row = next(
+        (line, lines[at + 2])
+        for lines in [done.out.splitlines()]
+        for at, line in enumerate(lines)
+        if "target ms" in line
+    )
+    assert "trial mIoU" in header
+    best, all_scores = max(result["trial_mious"]), ", ".join(f"{miou:.1f}" for miou in result["trial_mious"])
+    assert row.split()[-3] == f"{best:.1f}"
+    assert f"  mIoU of the candidates after trials of {result['trial_steps']} steps: {all_scores}" in done.out
+
+
 def test_collapsed_architecture_gives_a_warning(run_search, reach):
     result, message = run_search("--target-ms", reach[0] * 1.0001)
     edges = sum(result["operators"].values())

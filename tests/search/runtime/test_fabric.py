@@ -184,7 +184,6 @@ def test_each_process_needs_its_own_gpu(monkeypatch):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
-        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
     ],
 )
 def test_running_out_of_memory_is_explained(error):
