@@ -14,7 +14,6 @@ from ..search.training.config import DISTILLATION_FIELDS, TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     announce_dataset,
-    count_processes,
     emit,
     format_count,
     grid,
@@ -47,8 +46,8 @@ if TYPE_CHECKING:
 app = new_app()
 
 TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "teacher",
-          "teacher_weight", "temperature", "train_split", "val_interval", "keep", "precision", "workers", "cache",
-          "seed")  # fmt: skip
+          "teacher_weight", "temperature", "train_split", "val_interval", "keep", "sync_bn", "precision", "workers",
+          "cache", "seed")  # fmt: skip
 """Fields of `TrainConfig` that are options."""
 
 
@@ -151,7 +150,8 @@ def train(
         chosen = replace(
             _choose_network(source, network, size, out), teacher=_load_factory(teacher_network), output=output_name
         )
-        result = _train(chosen, data, out, device, epochs, settings)
+        given = {name: value for name, value in settings.items() if is_given(context, name)}
+        result = _train(chosen, data, out, device, epochs, given)
     lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
     emit(result.as_dict(), as_json, _make_table(result), *lines, *_describe_step(result))
 
@@ -211,18 +211,21 @@ def _train(
     out: Path | None,
     requested: str | None,
     epochs: int | None,
-    settings: dict[str, Any],
+    given: dict[str, Any],
 ) -> TrainResult:
+    """Train a network with the settings given on the command line, those of its run if it has begun, and defaults."""
     from ..search.runtime.run_folder import is_finished, suggest_longer_training
+    from ..search.runtime.run_settings import resume_settings
     from ..search.training.train import TRAINING_EPOCHS, count_training_steps
     from ..search.training.train import train as run_train
 
     device = pick_device(requested, _table_devices(source.run), "training")
-    if settings["steps"] is None:
-        batch = settings["batch"] * count_processes()
-        settings["steps"] = count_training_steps(data, epochs or TRAINING_EPOCHS, batch, settings["train_split"])
-    config = TrainConfig(**settings)
     folder = source.choose_folder(out)
+    settings = resume_settings(TrainConfig, given, folder, "train", say)
+    config = TrainConfig(**{"steps": 1, **settings})
+    if epochs is not None or "steps" not in settings:
+        steps = count_training_steps(data, epochs or TRAINING_EPOCHS, config.batch, config.train_split)
+        config = config.model_copy(update={"steps": steps})
     finished = is_finished(folder, "train")
     announce_dataset(data, None if finished else config.train_split)
     with progress_bar() as on_progress:

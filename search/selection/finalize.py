@@ -28,6 +28,7 @@ from ..runtime.run_folder import RunFolder
 from ..supernet.alphas import SampledPath
 from ..supernet.supernet import use_batch_statistics
 from ..supernet.supernet_trainer import SupernetTrainer
+from ..training.config import divide_batch
 from . import strategies
 from .trials import Trial, derive_trial_seed, run_trial
 
@@ -254,10 +255,10 @@ class SupernetScorer:
         images = min(len(context.held_out), MAX_SCORING_IMAGES)
         batches = load_batches(
             context.held_out,
-            config.batch,
+            divide_batch(config.batch, processes),
             0,
             start=0,
-            stop=max(images // (config.batch * processes), 1),
+            stop=max(images // config.batch, 1),
             workers=config.workers or 0,
             shard=(context.fabric.global_rank, processes),
         )

@@ -27,6 +27,7 @@ from ..data.labels import IGNORE
 from ..runtime.batches import Batch, load_batches
 from ..runtime.fabric import average_over_processes, synchronise_norms
 from ..supernet.weight_optimiser import WeightOptimiser
+from ..training.config import divide_batch
 from ..training.losses import upsampled_loss
 from ..training.scores import compute_scores, find_classes
 
@@ -105,7 +106,7 @@ def run_trial(
 
     batches = load_batches(
         _reseed(half, seed),
-        config.batch,
+        divide_batch(config.batch, fabric.world_size),
         seed,
         start=0,
         stop=config.trial_steps,

@@ -21,7 +21,7 @@ from ...models.nets.weights import copy_infinite_tensors, find_invalid
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
-from ..runtime.fabric import synchronise_norms
+from ..runtime.fabric import average_tensors, keep_statistics, list_local_statistics, synchronise_norms
 from ..runtime.metrics_log import MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import restore_checkpoint, run_steps
@@ -113,7 +113,9 @@ class NetworkTrainer:
         probe: LogitsProbe | None = None,
         validation: Validation | None = None,
     ) -> None:
-        synchronise_norms(network, fabric)
+        if config.sync_bn:
+            synchronise_norms(network, fabric)
+        keep_statistics(network)
         self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
         self._trainee, self._probe, self._validation = network, probe, validation
         self._probe_s = self._probed_at = 0.0  # duration and end of the last probe of trained weights
@@ -122,6 +124,7 @@ class NetworkTrainer:
         # Fabric's wrappers compute in its precision and average gradients over its processes.
         self._model, self._optimiser = fabric.setup(network, self._sgd)
         self._model.train()
+        self._local_statistics = list_local_statistics(network)
         self._average = WeightAverage(network.network, config.ema) if config.ema else None
         loss = ohem_loss if config.ohem else upsampled_loss
         self._compute_loss = partial(loss, fabric=fabric, weights=class_weights)
@@ -159,6 +162,7 @@ class NetworkTrainer:
         self._optimiser.zero_grad(set_to_none=True)
         fabric.backward(total)
         self._optimiser.step()
+        average_tensors(self._local_statistics, fabric)
         if self._average is not None:
             self._average.update(self._trainee.network, self.step)
         self.step += 1
@@ -287,7 +291,7 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
     restore_checkpoint(trainer, run.checkpoint)
     batches = load_batches(
         dataset,
-        config.batch,
+        config.divide_batch(fabric.world_size),
         config.seed,
         start=trainer.step,
         stop=config.steps,

@@ -10,7 +10,8 @@ from typing import Self
 from pydantic import JsonValue
 
 from ..results import Result
-from .config import EARLIER_KEEP, SCRATCH, TrainConfig
+from ..runtime.run_settings import LEGACY_SETTINGS
+from .config import SCRATCH, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class TrainResult(ScoredWeights):
         from_scratch: parts of the network that the initial weights did not fit.
         images: number of training images.
         processes: number of processes.
+        batch_per_process: images of each process in a step; None in results of earlier versions, whose `batch` it is.
         weights_digest: digest of the file of the weights; None in results of earlier versions.
         epochs: passes over the training images; None in results of earlier versions.
         curve: scores of each validation; empty in results of earlier versions.
@@ -84,6 +86,7 @@ class TrainResult(ScoredWeights):
     from_scratch: tuple[str, ...]
     images: int
     processes: int
+    batch_per_process: int | None = None
     weights_digest: str | None = None
     epochs: float | None = None
     curve: tuple[CurvePoint, ...] = ()
@@ -107,6 +110,6 @@ class TrainResult(ScoredWeights):
         """Return the result that a JSON object holds."""
         pretrain = content.get("pretrain", "none")
         known = {name: content[name] for name in TrainConfig.model_fields if name in content}
-        settings = {"keep": EARLIER_KEEP} | known
+        settings = LEGACY_SETTINGS["train"] | known
         config = TrainConfig.model_validate(settings | {"init": SCRATCH if pretrain == "none" else pretrain})
         return super().from_dict({**content, "config": config.model_dump(mode="json")})

@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ...errors import TrainingError
 from ...models.nets.outputs import get_logits
+from ...precisions import without_tf32
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import load_single_images
 
@@ -56,7 +57,7 @@ def evaluate_network(
     on_image: OnImage | None = None,
     on_step: OnStep = lambda step, steps: None,
 ) -> tuple[Scores, tuple[int, int] | None]:
-    """Evaluate a network on every image of a dataset, one by one.
+    """Evaluate a network on every image of a dataset, one by one, in float32 without TF32 as the profiler runs it.
 
     Images have the dataset's size, e.g. the one that the network is deployed with. Logits are upsampled bilinearly to
     each label and compared at its resolution; `full_labels` of the dataset keeps labels as large as their files.
@@ -82,7 +83,8 @@ def evaluate_network(
     counts = torch.zeros(dataset.num_classes, dataset.num_classes, dtype=torch.int64, device=device)
     extent = torch.full((5,), -(1 << 40), dtype=torch.int64, device=device)  # its last value is 1 after an error
     invalid: Path | None = None
-    with torch.no_grad(), closing(load_single_images(dataset, workers=workers, shard=shard)) as images:
+    images = load_single_images(dataset, workers=workers, shard=shard)
+    with torch.no_grad(), without_tf32(), closing(images):
         for index, (image, label) in images:
             height, width = label.shape[-2:]
             logits = get_logits(network(image.to(device)))

@@ -21,12 +21,13 @@ from ..crops import require_crop
 from ..data.cache.opening import cache_datasets
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.description import DatasetSpec
-from ..runtime.fabric import explain_out_of_memory, open_fabric
+from ..runtime.fabric import explain_out_of_memory, open_fabric, require_equal_settings
 from ..runtime.provenance import hash_images
-from ..runtime.run_folder import IMAGE_HASHES, INITIAL_WEIGHTS, KEEP, OnStep, RunFolder, read_settings
+from ..runtime.run_folder import IMAGE_HASHES, INITIAL_WEIGHTS, OnStep, RunFolder
+from ..runtime.run_settings import BATCH_PER_PROCESS, resume_settings
 from ..runtime.workers import choose_workers
 from .auxiliary import TrainingNetwork, build_training_network
-from .config import EARLIER_KEEP, TrainConfig
+from .config import TrainConfig
 from .distillation import Teacher, describe_teacher, load_teacher
 from .evaluation import describe_scores
 from .initial_weights import compare_origin, find_initial_weights, initialise
@@ -59,8 +60,9 @@ def train(
 ) -> TrainResult:
     """Train a network, validate it every few steps, and write the best weights to weights.safetensors.
 
-    An interrupted training resumes from its last checkpoint; a finished one returns its result. Under torchrun every
-    process makes the same call.
+    An interrupted training resumes from its last checkpoint; a finished one returns its result. Both keep their own
+    settings where `config` has none: those that are not passed to its constructor. Under torchrun every process makes
+    the same call.
 
     Args:
         source: run folder of a search or a training; or a new network, which needs `out`.
@@ -83,14 +85,15 @@ def train(
     """
     chosen = source if isinstance(source, RunNetwork) else RunNetwork(source)
     folder = chosen.choose_folder(out)
+    config = TrainConfig(**resume_settings(TrainConfig, config.model_dump(exclude_unset=True), folder, "train", log))
     initial = find_initial_weights(chosen.run or folder, config.init)
     definition, spec = _define_network(chosen, folder, data, config, log)
     dataset, validation = _load_images(spec, definition.input, config)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
+    require_equal_settings(config.list_settings(), fabric)
+    share = config.divide_batch(fabric.world_size)
     teacher = load_teacher(config, definition, chosen.teacher, log)
     remarks: list[str] = []
-    stored = fabric.broadcast(read_settings(folder, "train") if fabric.is_global_zero else {})
-    config = _keep_as_begun(config, stored, remarks.append)
     network, probe, random_parts = _prepare_network(definition, initial, config, fabric, remarks.append)
     settings = _list_settings(definition, data, config, fabric, (dataset, validation), teacher, initial)
     run = _open_run_folder(definition, chosen.run or folder, folder, settings, fabric.is_global_zero)
@@ -99,12 +102,12 @@ def train(
         return _return_finished(finished, run, log)
     for remark in remarks:
         log(remark)
-    views = config.steps * config.batch * fabric.world_size
+    views = config.steps * config.batch
     dataset, validation = cache_datasets((dataset, validation), config.cache, views=views, log=log, on_step=on_cache)
-    workers = choose_workers(config.workers, dataset, config.batch, fabric, log)
+    workers = choose_workers(config.workers, dataset, share, fabric, log)
     loading = config.model_copy(update={"workers": workers})
     with explain_out_of_memory(_MEMORY_ADVICE):
-        epoch_steps = count_epoch_steps(len(dataset), config.batch * fabric.world_size)
+        epoch_steps = count_epoch_steps(len(dataset), config.batch)
         interval = choose_interval(config, epoch_steps)
         validations = Validation(validation, loading, interval, fabric=fabric, log=log, on_score=on_score)
         trainer = NetworkTrainer(network, loading, fabric, _weigh_classes(dataset, config), teacher, probe, validations)
@@ -117,6 +120,7 @@ def train(
         from_scratch=random_parts,
         images=len(dataset),
         processes=fabric.world_size,
+        batch_per_process=share,
         weights_digest=fabric.broadcast(hash_file(scored.weights) if run.active else None),
         epochs=config.steps / epoch_steps,
         **validations.summarise(),
@@ -202,7 +206,7 @@ def _prepare_network(
         network = build_training_network(definition, config)
         if definition.architecture is None:
             network.to(fabric.device)
-            report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
+            report = check_training(network.network, definition, config.batch, config.crop)
             network.main, network.auxiliary_names = report.main, report.auxiliary
         else:
             require_rebuildable(network.network, definition)
@@ -218,14 +222,6 @@ def _prepare_network(
             for remark in (*report.format_remarks(config.aux), *only_evaluated):
                 log(f"{name}: {remark}")
     return network, probe, () if transfer is None else transfer.random_parts
-
-
-def _keep_as_begun(config: TrainConfig, stored: Mapping[str, JsonValue], log: Log) -> TrainConfig:
-    """Return settings that keep the weights of the last step if an earlier version began the training."""
-    if not stored or KEEP in stored or config.keep == EARLIER_KEEP:
-        return config
-    log("an earlier version began this training: the weights of the last step are kept, not the best ones")
-    return config.model_copy(update={KEEP: EARLIER_KEEP})
 
 
 def _save_kept(
@@ -248,17 +244,17 @@ def _save_kept(
 
 
 def default_training_steps(data: Path, batch: int, split: str = "train") -> int:
-    """Return the steps of `TRAINING_EPOCHS` passes over the training images; `batch` is that of all processes."""
+    """Return the steps of `TRAINING_EPOCHS` passes over the training images."""
     return count_training_steps(data, TRAINING_EPOCHS, batch, split)
 
 
 def count_training_steps(data: Path, epochs: int, batch: int, split: str = "train") -> int:
-    """Return the steps of some passes over the training images; `batch` is that of all processes."""
+    """Return the steps of some passes over the training images."""
     return epochs * count_epoch_steps(len(load_dataset(data, split)), batch)
 
 
 def count_epoch_steps(images: int, batch: int) -> int:
-    """Return the steps of a pass over the training images in full batches; `batch` is that of all processes."""
+    """Return the steps of a pass over the training images in full batches."""
     return max(images // batch, 1)
 
 
@@ -288,6 +284,7 @@ def _list_settings(
         **network,
         "data": str(data.resolve()),
         "processes": fabric.world_size,
+        BATCH_PER_PROCESS: config.divide_batch(fabric.world_size),
         **datasets[0].spec.settings,
         **describe_teacher(teacher),
         IMAGE_HASHES: [hash_images(dataset) for dataset in datasets],

@@ -240,7 +240,7 @@ def test_earlier_training_keeps_its_last_weights(run, scenes, scores):
     (run / "train.json").write_text(json.dumps(settings))
     lines, config = [], TrainConfig(steps=7, batch=2)
     result = train(run, scenes, config, log=lines.append)
-    assert lines[0].startswith("an earlier version began this training: the weights of the last step are kept")
+    assert f"{run} keeps the settings that it began with: keep 'last'" in lines
     assert (result.config.keep, result.kept_step, result.miou) == ("last", 7, 10.0)
 
 
