@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item", contravariant=True)
 State = TypeVar("State", bound=Checkpoint)
+Validate = Callable[[], Mapping[str, float | None] | None]
+"""Validation after a step: returns its scores for the metrics log, or None if none is due."""
 LOG_S = 30.0
 """Seconds between two lines with the losses."""
 _LOG = logging.getLogger("lgc.training")
@@ -56,7 +58,12 @@ def restore_checkpoint(trainer: Trainer[Any, State], path: Path) -> None:
 
 
 def run_steps(
-    trainer: Trainer[Item, State], batches: Generator[Item], stop: int, run: RunFolder, on_step: OnStep
+    trainer: Trainer[Item, State],
+    batches: Generator[Item],
+    stop: int,
+    run: RunFolder,
+    on_step: OnStep,
+    validate: Validate = lambda: None,
 ) -> None:
     """Train up to step `stop`, with a metrics log and a checkpoint every `CHECKPOINT_S` in the run folder.
 
@@ -68,6 +75,7 @@ def run_steps(
         stop: step after the last one.
         run: run folder.
         on_step: callback for the number of finished steps and `stop`.
+        validate: validation after a step, if one is due; a checkpoint follows it.
 
     Raises:
         TrainingError: a loss is NaN or infinite; the last checkpoint, if any, is kept.
@@ -77,10 +85,13 @@ def run_steps(
     earlier_s = trainer.seconds
     with closing(batches), MetricsLog(run.path, run.stage, trainer.step, active=run.active) as log:
         for batch in batches:
-            record = trainer.train_step(batch)
-            log.add(record)
+            record, scores = trainer.train_step(batch), None
+            try:
+                scores = validate()
+            finally:  # after an error too: the log reports an invalid loss, which spoils weights, first
+                log.add(cast("MetricsRecord", {**record, **(scores or {})}))
             trainer.seconds = earlier_s + time.monotonic() - started
-            if time.monotonic() - saved > CHECKPOINT_S or trainer.step == stop:
+            if scores is not None or time.monotonic() - saved > CHECKPOINT_S or trainer.step == stop:
                 saved = time.monotonic()
                 log.flush()
                 if run.active:

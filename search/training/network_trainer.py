@@ -21,7 +21,7 @@ from ...models.nets.weights import copy_infinite_tensors, find_invalid
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
-from ..runtime.fabric import synchronise_norms
+from ..runtime.fabric import average_tensors, keep_statistics, list_local_statistics, synchronise_norms
 from ..runtime.metrics_log import MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import restore_checkpoint, run_steps
@@ -30,6 +30,7 @@ from .config import TrainConfig
 from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
 from .losses import ohem_loss, upsampled_loss
+from .validation import Validation, ValidationState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -50,12 +51,16 @@ class TrainingRecord(MetricsRecord):
         aux_loss: loss of the auxiliary head; summed over several auxiliary outputs.
         teacher_loss: distillation loss.
         lr: learning rate.
+        val_miou: mIoU of the weights after this step, in percent; only in steps with a validation.
+        val_pixel_accuracy: share of correctly classified pixels, in percent.
     """
 
     loss: float
     aux_loss: NotRequired[float]
     teacher_loss: NotRequired[float]
     lr: float
+    val_miou: NotRequired[float | None]
+    val_pixel_accuracy: NotRequired[float | None]
 
 
 class TrainingState(Checkpoint):
@@ -69,6 +74,7 @@ class TrainingState(Checkpoint):
         probe: probe of the network before the first step, as JSON; missing in checkpoints of earlier versions.
         trained_probe: probe of the network with these weights, as JSON; missing in checkpoints of earlier versions, and
             of a network that cannot be copied in training or returns infinite logits; in most of a slow network.
+        validation: curve and weights to keep; missing without validations, e.g. in checkpoints of earlier versions.
     """
 
     trainee: dict[str, Tensor]
@@ -77,6 +83,7 @@ class TrainingState(Checkpoint):
     precision: StateDict
     probe: NotRequired[str]
     trained_probe: NotRequired[str]
+    validation: NotRequired[ValidationState]
 
 
 class NetworkTrainer:
@@ -89,6 +96,7 @@ class NetworkTrainer:
         class_weights: weights of the classes, [C]; None for equal weights.
         teacher: network to learn from too, moved to Fabric's device; None for the labels alone.
         probe: probe of the network with the random weights of the seed, to recognise it when resumed; None for none.
+        validation: validations during the training; None for none.
 
     Attributes:
         step: number of finished steps.
@@ -103,16 +111,20 @@ class NetworkTrainer:
         class_weights: torch.Tensor | None = None,
         teacher: Teacher | None = None,
         probe: LogitsProbe | None = None,
+        validation: Validation | None = None,
     ) -> None:
-        synchronise_norms(network, fabric)
+        if config.sync_bn:
+            synchronise_norms(network, fabric)
+        keep_statistics(network)
         self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
-        self._trainee, self._probe = network, probe
+        self._trainee, self._probe, self._validation = network, probe, validation
         self._probe_s = self._probed_at = 0.0  # duration and end of the last probe of trained weights
         self._infinite = copy_infinite_tensors(network)
         self._sgd = torch.optim.SGD(split_decay_groups(network, config.weight_decay), config.lr, momentum=MOMENTUM)
         # Fabric's wrappers compute in its precision and average gradients over its processes.
         self._model, self._optimiser = fabric.setup(network, self._sgd)
         self._model.train()
+        self._local_statistics = list_local_statistics(network)
         self._average = WeightAverage(network.network, config.ema) if config.ema else None
         loss = ohem_loss if config.ohem else upsampled_loss
         self._compute_loss = partial(loss, fabric=fabric, weights=class_weights)
@@ -150,6 +162,7 @@ class NetworkTrainer:
         self._optimiser.zero_grad(set_to_none=True)
         fabric.backward(total)
         self._optimiser.step()
+        average_tensors(self._local_statistics, fabric)
         if self._average is not None:
             self._average.update(self._trainee.network, self.step)
         self.step += 1
@@ -159,6 +172,18 @@ class NetworkTrainer:
         if "teacher_loss" in means:
             record["teacher_loss"] = means["teacher_loss"]
         return record
+
+    def validate(self) -> dict[str, float | None] | None:
+        """Evaluate the weights if a validation is due after this step; return its metrics, else None.
+
+        Raises:
+            DataError: a validation image or label is damaged or holds foreign values.
+            TrainingError: the network returns NaN or infinite logits.
+        """
+        if self._validation is None or not self._validation.is_due(self.step):
+            return None
+        point = self._validation.run(self.network, self.step)
+        return {"val_miou": point.miou, "val_pixel_accuracy": point.pixel_accuracy}
 
     def _average_losses(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
         """Average losses over all processes, so that all processes stop at the same invalid loss."""
@@ -191,6 +216,8 @@ class NetworkTrainer:
             "mean": None if self._average is None else self._average.network.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
         }
+        if self._validation is not None:
+            snapshot["validation"] = self._validation.snapshot()
         if self._probe is not None:
             snapshot["probe"] = self._probe.model_dump_json()
             start = time.monotonic()
@@ -238,6 +265,8 @@ class NetworkTrainer:
             assert state["mean"] is not None  # the run folder's settings include the average
             self._average.network.load_state_dict(state["mean"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
+        if self._validation is not None and "validation" in state:
+            self._validation.restore(state["validation"])
 
     def _require_probe(self, stored: str, own: LogitsProbe, when: str) -> None:
         """Check that the network is the one of the checkpoint."""
@@ -262,7 +291,7 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
     restore_checkpoint(trainer, run.checkpoint)
     batches = load_batches(
         dataset,
-        config.batch,
+        config.divide_batch(fabric.world_size),
         config.seed,
         start=trainer.step,
         stop=config.steps,
@@ -271,7 +300,7 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
         device=fabric.device,
     )
     with _autotune_kernels(), torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
-        run_steps(trainer, batches, config.steps, run, on_step)
+        run_steps(trainer, batches, config.steps, run, on_step, trainer.validate)
 
 
 def _seed_step(seed: int, step: int, rank: int) -> int:
