@@ -130,8 +130,8 @@ class Process:
 def calibrate(processes: dict[str, Process]) -> dict[str, Process]:
     """Set the number of batches of each turn, after a warm-up."""
     for process in processes.values():
-        process.run(2)
-        seconds = process.run(4) / 4
+        process.run(1)
+        seconds = process.run(2) / 2
         process.batches = max(2, round(TURN_S / seconds))
     return processes
 

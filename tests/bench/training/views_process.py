@@ -72,7 +72,8 @@ def load_with_lgc(
 
     def count_bytes() -> float:
         packed = [pack_views([dataset.cut_view(index, 0)], dataset.normalisation) for index in range(len(dataset))]
-        return sum(part.data.nbytes + part.colours.nbytes for part in packed) / len(packed)
+        tensors = [part for views in packed for part in views if isinstance(part, torch.Tensor)]
+        return sum(part.nbytes for part in tensors) / len(packed)
 
     return lambda start, n: load_batches(dataset, batch, 0, start=start, stop=start + n, workers=workers), count_bytes
 
