@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 WORKERS ?= $(shell nproc)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all coverage lint bench bench-latency bench-search bench-deployment bench-layers bench-data gpu-check gpu-wheels docs clean
+.PHONY: demo test test-all coverage lint bench bench-latency bench-search bench-deployment bench-layers bench-data bench-training bench-recipe gpu-check gpu-wheels docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/lgc-demo --out demo-run
@@ -29,7 +29,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
-bench: bench-latency bench-search bench-deployment bench-layers bench-data
+bench: bench-latency bench-search bench-deployment bench-layers bench-data bench-training
 
 bench-latency: $(VENV)/.test
 	$(BENCH).latency.run --device cpu --out docs/benchmarks
@@ -48,6 +48,14 @@ bench-layers: $(VENV)/.test
 
 bench-data: $(VENV)/.test
 	$(BENCH).data.run --out docs/benchmarks
+
+bench-training: $(VENV)/.test $(VENV)/.kornia
+	$(BENCH).training.run $(if $(DATA),--data "$(DATA)") --kornia $(VENV)/kornia --out docs/benchmarks
+
+# Hours: `make bench-recipe DATA=DIR`, DIR being CamVid. The same command again resumes the trainings in WORK.
+WORK ?= runs/recipe
+bench-recipe: $(VENV)/.test
+	$(BENCH).training.recipe $(if $(DATA),--data "$(DATA)") --work $(WORK) --out docs/benchmarks
 
 # All parts run, even after a failure; the last line states whether anything ran under TensorRT.
 gpu-check: $(VENV)/.gpu
@@ -95,6 +103,12 @@ $(VENV)/.bindings: tests/profiler/backends/trt/bindings.txt | $(VENV)/bin/python
 		$(PIP) --retries 1 --no-deps --target $(VENV)/bindings/$${package#*==} $$package || failed=1; \
 	done <$<; \
 	[ $$failed = 1 ] || touch $@
+
+# A loader to compare with. If it cannot be installed, the marker file is not created, and the benchmark runs without it.
+$(VENV)/.kornia: | $(VENV)/bin/python
+	@echo "installing kornia into $(VENV)/kornia"
+	@rm -rf $(VENV)/kornia; \
+	if $(PIP) --retries 1 --no-deps --target $(VENV)/kornia kornia==0.9.0 kornia-rs==0.2.0; then touch $@; fi
 
 # If TensorRT or pycuda cannot be installed, the marker file is not created, and the next call tries again.
 $(VENV)/.gpu: pyproject.toml constraints.txt tests/gpu/install.sh $(VENV)/.test

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.machine.devices import torch_threads
 from lgc.profiler.machine.environment import pinned
 
+Name = TypeVar("Name")
 ROUNDS = 20
 ROUND_MS = 200.0
 """Duration of each kind in a round, in milliseconds."""
@@ -38,6 +39,29 @@ def time_alternately(ours: Callable[[], float], theirs: Callable[[], float], rou
     ours_ms, theirs_ms = np.median(pairs, axis=0).tolist()
     ratios = {"ratio": middle, "ratio_q25": low, "ratio_q75": high}
     return {"rounds": rounds, "ours_ms": ours_ms, "theirs_ms": theirs_ms, **ratios}
+
+
+def time_in_turns(programs: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
+    """Return what each program returns in each round; the order is reversed from round to round."""
+    values: dict[Name, list[float]] = {name: [] for name in programs}
+    for number in range(rounds):
+        for name in list(programs)[:: -1 if number % 2 else 1]:
+            values[name].append(programs[name]())
+    return values
+
+
+def compare_rounds(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Return the median of the ratio ours / theirs within rounds, and its 95 % interval.
+
+    The interval is between two order statistics, without an assumption on the distribution. With fewer than 6 rounds
+    it is the range.
+    """
+    from scipy.stats import binom
+
+    ratios = np.sort(np.divide(ours, theirs))
+    outside = max(int(binom.ppf(0.025, len(ratios), 0.5)) - 1, 0)
+    low, high = float(ratios[outside]), float(ratios[-1 - outside])
+    return {"ratio": float(np.median(ratios)), "ratio_low": low, "ratio_high": high}
 
 
 def against_bare_loop(workload: Workload, target: Target, rounds: int | None = None) -> dict[str, Any]:
