@@ -157,25 +157,30 @@ def average_gradients(parameters: Iterable[nn.Parameter], fabric: Fabric) -> Non
     if fabric.world_size == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    mean = fabric.all_reduce(flat, reduce_op="mean")
-    assert isinstance(mean, Tensor)
+    mean = all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]), fabric)
     for gradient, part in zip(gradients, torch.split(mean, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 
 
+def all_reduce_mean(value: Tensor, fabric: Fabric | None) -> Tensor:
+    """Return the mean of a floating-point tensor over all processes, which may overwrite it.
+
+    Unlike `Fabric.all_reduce`, which begins with a barrier, the host does not wait for a GPU.
+    """
+    if fabric is None or fabric.world_size == 1:
+        return value
+    torch.distributed.all_reduce(value)
+    return value.div_(fabric.world_size)
+
+
 def average_over_processes(value: Tensor, fabric: Fabric) -> float:
     """Return the mean of a scalar over all processes."""
-    mean = fabric.all_reduce(value.detach().float(), reduce_op="mean")
-    assert isinstance(mean, Tensor)
-    return float(mean.item())
+    return float(all_reduce_mean(value.detach().float().clone(), fabric).item())
 
 
 def average_count(count: Tensor, fabric: Fabric | None) -> Tensor:
     """Return the mean of a count (scalar) over all processes, as a divisor: never 0."""
-    if fabric is not None and fabric.world_size > 1:
-        count = fabric.all_reduce(count.float(), reduce_op="mean")  # type: ignore[assignment]
-    return count.clamp_min(1e-6)
+    return all_reduce_mean(count.float(), fabric).clamp_min(1e-6)
 
 
 @contextmanager

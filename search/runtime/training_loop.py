@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item", contravariant=True)
 State = TypeVar("State", bound=Checkpoint)
+FLUSH_S = 1.0
+"""Seconds between two flushes of the metrics log, after which an invalid loss is noticed."""
 LOG_S = 30.0
 """Seconds between two lines with the losses."""
 _LOG = logging.getLogger("lgc.training")
@@ -37,7 +39,10 @@ class Trainer(Protocol[Item, State]):
     seconds: float
 
     def train_step(self, item: Item, /) -> MetricsRecord:
-        """Make one step on a batch, or on several, and return its metrics."""
+        """Make one step on a batch, or on several, and return its metrics, without waiting for a GPU."""
+
+    def check(self, record: MetricsRecord, /) -> None:
+        """Raise an error if the metrics of a step, by now numbers, show that the training has failed."""
 
     def snapshot(self) -> State:
         """Return the state that `restore` loads."""
@@ -59,7 +64,8 @@ def run_steps(
 ) -> None:
     """Train up to step `stop`, with a metrics log and a checkpoint every `CHECKPOINT_S` in the run folder.
 
-    The losses go to the logger `lgc.training` every `LOG_S`, and after the last step.
+    The losses go to the logger `lgc.training` every `LOG_S`, and after the last step. Losses are read from the device
+    every `FLUSH_S`, and before each checkpoint.
 
     Args:
         trainer: trainer at any step.
@@ -73,22 +79,50 @@ def run_steps(
         DataError: a file of the dataset is damaged or holds foreign values.
     """
     started = saved = logged = time.monotonic()
-    earlier_s = trainer.seconds
-    with MetricsLog(run.path, run.stage, trainer.step, active=run.active) as log:
+    earlier_s, flushes = trainer.seconds, _FlushSteps(trainer.step)
+    with MetricsLog(run.path, run.stage, trainer.step, trainer.fabric, trainer.check) as log:
         for batch in batches:
-            record = trainer.train_step(batch)
-            log.add(record)
+            log.add(trainer.train_step(batch))
+            is_last = trainer.step == stop
             trainer.seconds = earlier_s + time.monotonic() - started
-            if time.monotonic() - saved > CHECKPOINT_S or trainer.step == stop:
-                saved = time.monotonic()
-                log.flush()
-                if run.active:
-                    checkpoint.save(run.checkpoint, trainer.snapshot())
+            if is_last or flushes.is_due(trainer.step):
+                record = log.flush()
+                flushes.plan(trainer.step, trainer.fabric)
+                if time.monotonic() - saved > CHECKPOINT_S or is_last:
+                    saved = time.monotonic()
+                    if run.active:
+                        checkpoint.save(run.checkpoint, trainer.snapshot())
+                if record is not None and (time.monotonic() - logged > LOG_S or is_last):
+                    logged = time.monotonic()
+                    losses = ", ".join(f"{name} {value:.4g}" for name, value in record.items() if name.endswith("loss"))
+                    _LOG.info("step %d of %d: %s", trainer.step, stop, losses)
             on_step(trainer.step, stop)
-            if time.monotonic() - logged > LOG_S or trainer.step == stop:
-                logged = time.monotonic()
-                losses = ", ".join(f"{name} {value:.4g}" for name, value in record.items() if name.endswith("loss"))
-                _LOG.info("step %d of %d: %s", trainer.step, stop, losses)
     if run.active and not run.checkpoint.exists():  # no step was left, e.g. in a front that shares all steps
         checkpoint.save(run.checkpoint, trainer.snapshot())
     trainer.fabric.barrier()
+
+
+class _FlushSteps:
+    """Steps after which the metrics log is flushed, about every `FLUSH_S`; the same in all processes.
+
+    A flush is a message between processes, so clocks of their own must not decide on it. The first process sets the
+    number of steps up to the next flush by the pace since the last one; at most twice as many, as a few steps say
+    little.
+
+    Args:
+        step: number of finished steps.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._last, self._next, self._flushed = step, step + 1, time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Return True if the log is to be flushed after `step` finished steps."""
+        return step >= self._next
+
+    def plan(self, step: int, fabric: Fabric) -> None:
+        """Set the next flush, after one at `step`."""
+        now, done = time.monotonic(), step - self._last
+        steps = min(FLUSH_S, CHECKPOINT_S) * done / max(now - self._flushed, 1e-6)
+        self._next = step + int(fabric.broadcast(min(max(int(steps), 1), 2 * done)))
+        self._last, self._flushed = step, now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,7 @@ def upsampled_loss(
     """Return the mean cross-entropy of logits [N, C, h, w], upsampled bilinearly, with labels [N, H, W].
 
     Pixels labelled 255 are ignored; without any other pixel, the loss is 0. With several processes, the mean of their
-    losses is the mean over the pixels of all processes.
+    losses is the mean over the pixels of all processes. The host does not wait for a GPU.
 
     Args:
         logits: logits at any resolution.
@@ -40,9 +41,7 @@ def upsampled_loss(
         fabric: processes that share the batch.
         weights: weights of the classes, [C]; None for equal weights.
     """
-    weight = weigh_pixels(labels, weights)
-    total = (pixel_losses(logits, labels) * weight).sum()
-    return total / average_count(weight.sum(), fabric)
+    return SegmentationLoss(False, fabric, weights)([logits], labels)[0]
 
 
 def ohem_loss(logits: Tensor, labels: Tensor, fabric: Fabric | None = None, weights: Tensor | None = None) -> Tensor:
@@ -52,15 +51,60 @@ def ohem_loss(logits: Tensor, labels: Tensor, fabric: Fabric | None = None, weig
     labelled pixels are hard, the hardest pixels up to that share are kept. Each process selects its own pixels.
     Arguments as in `upsampled_loss`.
     """
-    losses = pixel_losses(logits, labels).flatten()
-    labelled = (labels != IGNORE).flatten()
+    return SegmentationLoss(True, fabric, weights)([logits], labels)[0]
+
+
+class SegmentationLoss:
+    """Losses of all outputs of a network on a batch, whose labels are prepared once.
+
+    Args:
+        ohem: Average over hard pixels, as in `ohem_loss`; else over all, as in `upsampled_loss`.
+        fabric: processes that share the batch.
+        weights: weights of the classes, [C]; None for equal weights.
+    """
+
+    def __init__(self, ohem: bool, fabric: Fabric | None = None, weights: Tensor | None = None) -> None:
+        self._ohem, self._fabric = ohem, fabric
+        self._weights = weights if weights is None or fabric is None else weights.to(fabric.device)
+
+    def __call__(self, outputs: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        """Return the loss (scalar) of each output: logits [N, C, h, w] of any resolution, with labels [N, H, W]."""
+        classes, labelled = labels.long(), labels != IGNORE
+        weight = weigh_pixels(classes, self._weights)
+        return [self._average(pixel_losses(logits, classes), labelled, weight) for logits in outputs]
+
+    def _average(self, losses: Tensor, labelled: Tensor, weight: Tensor) -> Tensor:
+        """Return the weighted mean of the losses of pixels; all arguments are [N, H, W]."""
+        if self._ohem:
+            weight = weight * select_hard_pixels(losses.detach(), labelled)
+        return (losses * weight).sum() / average_count(weight.sum(), self._fabric)
+
+
+def select_hard_pixels(losses: Tensor, labelled: Tensor) -> Tensor:
+    """Return True for the pixels that `ohem_loss` keeps, [N, H, W].
+
+    All sizes are known to the host, which therefore waits for no GPU: of the largest losses, a sixteenth of all pixels,
+    those are kept whose rank is below a sixteenth of the labelled ones.
+
+    Args:
+        losses: losses of the pixels, 0 if ignored.
+        labelled: True if not ignored.
+    """
     # The negated comparison counts NaN as hard, so that it reaches the loss.
-    hard = ~(losses.detach() <= -math.log(OHEM_THRESHOLD)) & labelled
-    min_kept = math.ceil(OHEM_MIN_SHARE * int(labelled.sum()))
-    # Ignored pixels have a loss of 0, so they are never among the largest.
-    kept = torch.topk(losses, min_kept).indices if int(hard.sum()) < min_kept else hard
-    weight = weigh_pixels(labels, weights).flatten()[kept]
-    return (losses[kept] * weight).sum() / average_count(weight.sum(), fabric)
+    hard = ~(losses <= -math.log(OHEM_THRESHOLD)) & labelled
+    min_kept = (OHEM_MIN_SHARE * labelled.sum(dtype=torch.float64)).ceil()
+    is_enough = hard.sum() >= min_kept
+    if _may_wait(losses) and bool(is_enough):
+        return hard
+    order = losses.masked_fill(~labelled, -1.0).flatten().topk(math.ceil(OHEM_MIN_SHARE * losses.numel())).indices
+    ranks = torch.arange(len(order), device=losses.device)
+    hardest = torch.zeros_like(hard).flatten().scatter(0, order, ranks < min_kept).view_as(hard)
+    return torch.where(is_enough, hard, hardest)
+
+
+def _may_wait(tensor: Tensor) -> bool:
+    """Return True if the host computes a tensor itself, so that reading it costs nothing."""
+    return tensor.device.type == "cpu"
 
 
 def weigh_pixels(labels: Tensor, weights: Tensor | None) -> Tensor:

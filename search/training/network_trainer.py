@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, NotRequired
 
 import numpy as np
@@ -22,14 +21,15 @@ from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
 from ..runtime.fabric import synchronise_norms
-from ..runtime.metrics_log import MetricsRecord
+from ..runtime.metrics_log import Metric, MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
+from ..runtime.sgd import GuardedSGD
 from ..runtime.training_loop import restore_checkpoint, run_steps
 from .auxiliary import TrainingNetwork
 from .config import TrainConfig
 from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
-from .losses import ohem_loss, upsampled_loss
+from .losses import SegmentationLoss
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -52,9 +52,9 @@ class TrainingRecord(MetricsRecord):
         lr: learning rate.
     """
 
-    loss: float
-    aux_loss: NotRequired[float]
-    teacher_loss: NotRequired[float]
+    loss: Metric
+    aux_loss: NotRequired[Metric]
+    teacher_loss: NotRequired[Metric]
     lr: float
 
 
@@ -109,13 +109,12 @@ class NetworkTrainer:
         self._trainee, self._probe = network, probe
         self._probe_s = self._probed_at = 0.0  # duration and end of the last probe of trained weights
         self._infinite = copy_infinite_tensors(network)
-        self._sgd = torch.optim.SGD(split_decay_groups(network, config.weight_decay), config.lr, momentum=MOMENTUM)
+        self._sgd = GuardedSGD(split_decay_groups(network, config.weight_decay), config.lr, MOMENTUM)
         # Fabric's wrappers compute in its precision and average gradients over its processes.
         self._model, self._optimiser = fabric.setup(network, self._sgd)
         self._model.train()
         self._average = WeightAverage(network.network, config.ema) if config.ema else None
-        loss = ohem_loss if config.ohem else upsampled_loss
-        self._compute_loss = partial(loss, fabric=fabric, weights=class_weights)
+        self._compute_losses = SegmentationLoss(config.ohem, fabric, class_weights)
         self._teacher = None if teacher is None else teacher.network.to(fabric.device)
 
     @property
@@ -124,11 +123,7 @@ class NetworkTrainer:
         return self._trainee.network if self._average is None else self._average.network
 
     def train_step(self, batch: Batch) -> TrainingRecord:
-        """Make one step on this process's part of a batch; return metrics, averaged over all processes.
-
-        Raises:
-            TrainingError: the loss is NaN or infinite.
-        """
+        """Make one step on this process's part of a batch; return metrics of this process, as tensors on the device."""
         config, fabric = self.config, self.fabric
         images, labels = (part.to(fabric.device, non_blocking=True) for part in batch)
         lr = config.lr * config.factor(self.step)
@@ -136,39 +131,33 @@ class NetworkTrainer:
             group["lr"] = lr
         torch.manual_seed(_seed_step(config.seed, self.step, fabric.global_rank))
         logits, auxiliary = self._model(images)
-        loss = total = self._compute_loss(logits, labels)
-        losses = {"loss": loss}
-        if auxiliary:
-            losses["aux_loss"] = torch.stack([self._compute_loss(part, labels) for part in auxiliary.values()]).sum()
-            total = loss + config.aux * losses["aux_loss"]
+        loss, *others = self._compute_losses([logits, *auxiliary.values()], labels)
+        total, record = loss, TrainingRecord(step=self.step, loss=loss.detach(), lr=lr)
+        if others:
+            aux_loss = torch.stack(others).sum()
+            total, record["aux_loss"] = total + config.aux * aux_loss, aux_loss.detach()
         if self._teacher is not None:
             with torch.no_grad(), fabric.autocast():
                 targets = get_logits(self._teacher(images))
-            losses["teacher_loss"] = distillation_loss(logits, targets, config.temperature)
-            total = total + config.teacher_weight * losses["teacher_loss"]
-        means = self._average_losses(losses)
+            teacher_loss = distillation_loss(logits, targets, config.temperature)
+            total, record["teacher_loss"] = total + config.teacher_weight * teacher_loss, teacher_loss.detach()
         self._optimiser.zero_grad(set_to_none=True)
         fabric.backward(total)
         self._optimiser.step()
         if self._average is not None:
-            self._average.update(self._trainee.network, self.step)
+            self._average.update(self.step)
         self.step += 1
-        record: TrainingRecord = {"step": self.step - 1, "loss": means["loss"], "lr": lr}
-        if "aux_loss" in means:
-            record["aux_loss"] = means["aux_loss"]
-        if "teacher_loss" in means:
-            record["teacher_loss"] = means["teacher_loss"]
         return record
 
-    def _average_losses(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Average losses over all processes, so that all processes stop at the same invalid loss."""
-        local = torch.stack([loss.detach() for loss in losses.values()])
-        means = self.fabric.all_reduce(local, reduce_op="mean")
-        assert isinstance(means, torch.Tensor)
-        for name, value in zip(losses, means.tolist(), strict=True):
-            if not math.isfinite(value):
-                raise TrainingError(f"the {name} is {value} at step {self.step}; {self._advise()}")
-        return dict(zip(losses, means.tolist(), strict=True))
+    def check(self, record: MetricsRecord) -> None:
+        """Check that the losses of a step are numbers.
+
+        Raises:
+            TrainingError: a loss is NaN or infinite.
+        """
+        for name, value in record.items():
+            if name.endswith("loss") and isinstance(value, float) and not math.isfinite(value):
+                raise TrainingError(f"the {name} is {value} at step {record['step']}; {self._advise()}")
 
     def _advise(self) -> str:
         other = "" if self.config.precision == "fp32" else f", or use --precision fp32, not {self.config.precision}"

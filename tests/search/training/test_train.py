@@ -13,11 +13,11 @@ from lgc.models.nets.weights import load_weights, save_weights
 from lgc.search.data.datasets import load_dataset
 from lgc.search.runtime import training_loop
 from lgc.search.runtime.batches import load_batches
-from lgc.search.training import network_trainer
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.ema import WeightAverage
 from lgc.search.training.evaluation import evaluate_run
 from lgc.search.training.initial_weights import initialise
+from lgc.search.training.losses import SegmentationLoss
 from lgc.search.training.network_trainer import split_decay_groups
 from lgc.search.training.train import train
 
@@ -109,14 +109,14 @@ def test_folder_with_different_architecture_is_refused(run, scenes, street_space
 
 def test_nan_loss_keeps_last_checkpoint(run, scenes, monkeypatch):
     monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
-    real, calls = network_trainer.ohem_loss, 0
+    real, calls = SegmentationLoss.__call__, 0
 
-    def broken(*arguments, **options):
+    def broken(*arguments):
         nonlocal calls
         calls += 1
-        return real(*arguments, **options) * (float("nan") if calls > 6 else 1.0)
+        return [loss * (float("nan") if calls > 3 else 1.0) for loss in real(*arguments)]
 
-    monkeypatch.setattr(network_trainer, "ohem_loss", broken)
+    monkeypatch.setattr(SegmentationLoss, "__call__", broken)
     with pytest.raises(TrainingError, match=r"loss is nan at step 3; .*Lower --lr from 0\.01$") as error:
         train(run, scenes, CONFIG)
     assert error.value.exit_code == 1
@@ -124,7 +124,7 @@ def test_nan_loss_keeps_last_checkpoint(run, scenes, monkeypatch):
     assert state["step"] == 3
     assert all(value.isfinite().all() for value in state["trainee"].values())
     assert not (run / "weights.safetensors").exists()
-    monkeypatch.setattr(network_trainer, "ohem_loss", real)
+    monkeypatch.setattr(SegmentationLoss, "__call__", real)
     assert train(run, scenes, CONFIG).config.steps == 6
 
 
@@ -132,10 +132,10 @@ def test_infinite_weights_are_not_saved(run, scenes, monkeypatch):
     monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     real = WeightAverage.update
 
-    def corrupt(self, network, step):
-        real(self, network, step)
+    def corrupt(self, step):
+        real(self, step)
         if step == 3:
-            next(network.parameters()).data.fill_(float("inf"))
+            next(self.source.parameters()).data.fill_(float("inf"))
 
     monkeypatch.setattr(WeightAverage, "update", corrupt)
     with pytest.raises(TrainingError, match="not finite after step 3"):
@@ -155,7 +155,7 @@ def test_out_of_memory_names_options_to_lower(run, scenes, monkeypatch, error):
     def exhaust_memory(*_, **__):
         raise error
 
-    monkeypatch.setattr(network_trainer, "ohem_loss", exhaust_memory)
+    monkeypatch.setattr(SegmentationLoss, "__call__", exhaust_memory)
     with pytest.raises(TrainingError, match="Lower --batch, --crop or --workers"):
         train(run, scenes, CONFIG)
 
@@ -173,8 +173,8 @@ def test_training_starts_from_the_supernet(run, scenes, street_space, monkeypatc
     monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     started = {}
 
-    def record(self, network, step):
-        started.setdefault("stem", network.state_dict()["stem.0.conv.weight"].clone())
+    def record(self, step):
+        started.setdefault("stem", self.source.state_dict()["stem.0.conv.weight"].clone())
 
     monkeypatch.setattr(WeightAverage, "update", record)
     result = train(run, scenes, CONFIG.model_copy(update={"init": "supernet", "lr": 1e-9}))
