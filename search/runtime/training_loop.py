@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from . import checkpoint
 from .checkpoint import Checkpoint
+from .data_wait import DataWait
 from .metrics_log import MetricsLog, MetricsRecord
 from .run_folder import CHECKPOINT_S, OnStep, RunFolder
 
@@ -32,11 +33,14 @@ class Trainer(Protocol[Item, State]):
         fabric: device, precision and processes.
         step: number of finished steps.
         seconds: time spent on them, including earlier calls.
+        waiting_pct: share of the time of this call's steps that was spent waiting for data, in percent; None without
+            a second step.
     """
 
     fabric: Fabric
     step: int
     seconds: float
+    waiting_pct: float | None
 
     def train_step(self, item: Item, /) -> MetricsRecord:
         """Make one step on a batch, or on several, and return its metrics, without waiting for a GPU."""
@@ -79,15 +83,16 @@ def run_steps(
         DataError: a file of the dataset is damaged or holds foreign values.
     """
     started = saved = logged = time.monotonic()
-    earlier_s, flushes = trainer.seconds, _FlushSteps(trainer.step)
+    earlier_s, flushes, wait = trainer.seconds, _FlushSteps(trainer.step), DataWait(trainer.fabric)
     with MetricsLog(run.path, run.stage, trainer.step, trainer.fabric, trainer.check) as log:
-        for batch in batches:
+        for batch in wait.watch(batches):
             log.add(trainer.train_step(batch))
             is_last = trainer.step == stop
             trainer.seconds = earlier_s + time.monotonic() - started
             if is_last or flushes.is_due(trainer.step):
                 record = log.flush()
                 flushes.plan(trainer.step, trainer.fabric)
+                wait.remark(is_last=is_last)
                 if time.monotonic() - saved > CHECKPOINT_S or is_last:
                     saved = time.monotonic()
                     if run.active:
@@ -97,6 +102,7 @@ def run_steps(
                     losses = ", ".join(f"{name} {value:.4g}" for name, value in record.items() if name.endswith("loss"))
                     _LOG.info("step %d of %d: %s", trainer.step, stop, losses)
             on_step(trainer.step, stop)
+    trainer.waiting_pct = None if (share := wait.read()) is None else round(100 * share, 1)
     if run.active and not run.checkpoint.exists():  # no step was left, e.g. in a front that shares all steps
         checkpoint.save(run.checkpoint, trainer.snapshot())
     trainer.fabric.barrier()

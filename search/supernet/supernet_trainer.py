@@ -116,7 +116,10 @@ class SupernetTrainer:
     Attributes:
         step: number of finished steps.
         seconds: time spent on them, including earlier calls.
+        waiting_pct: share of the time of the steps that was spent waiting for data, in percent; None if unknown.
     """
+
+    waiting_pct: float | None = None
 
     def __init__(
         self,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...errors import DataError
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..data.reading import read_label
@@ -115,17 +117,43 @@ def weigh_pixels(labels: Tensor, weights: Tensor | None) -> Tensor:
     return weights.to(labels.device)[labels.long().masked_fill(~labelled, 0)] * labelled
 
 
+def require_labelled(dataset: SegmentationDataset, split: str, part: str = "") -> None:
+    """Check that a dataset has a labelled pixel, in one of at most `MAX_COUNTED_IMAGES` images; mostly in the first.
+
+    Args:
+        dataset: images to train on.
+        split: name of their split, for the message.
+        part: which part of the split, for the message.
+
+    Raises:
+        DataError: all pixels are void.
+    """
+    read = 0
+    for counts in _count_labels(dataset):
+        if counts[: dataset.num_classes].any():
+            return
+        read += 1
+    raise DataError(
+        f"nothing to train on: split {split} of {dataset.name}{f', {part},' if part else ''} has no labelled pixel in "
+        f"the labels of {read} images; check them with lgc-data, and the label values of the dataset.yaml"
+    )
+
+
+def _count_labels(dataset: SegmentationDataset) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the pixels of each label value, [256], of at most `MAX_COUNTED_IMAGES` images, evenly spread."""
+    for index in np.unique(np.linspace(0, len(dataset) - 1, MAX_COUNTED_IMAGES).astype(int)):
+        pair = dataset.pairs[index]
+        label = np.full(1, IGNORE, np.uint8) if pair.label is None else read_label(pair.label, pair.coding, pair.image)
+        yield np.bincount(label.ravel(), minlength=256)
+
+
 def compute_class_weights(dataset: SegmentationDataset) -> Tensor:
     """Return class weights [C] from their shares p of the pixels: 1 / ln(1.02 + p), as in ENet (arXiv 1606.02147).
 
     A class with one pixel in a hundred has ten times the weight of one with every third. The mean weight of a pixel is
     1. At most `MAX_COUNTED_IMAGES` images are read, evenly spread over the dataset.
     """
-    counts = np.zeros(256, np.int64)
-    for index in np.unique(np.linspace(0, len(dataset) - 1, MAX_COUNTED_IMAGES).astype(int)):
-        pair = dataset.pairs[index]
-        if pair.label is not None:
-            counts += np.bincount(read_label(pair.label, pair.coding, pair.image).ravel(), minlength=256)
+    counts: npt.NDArray[np.int64] = sum(_count_labels(dataset), np.zeros(256, np.int64))
     share = counts[: dataset.num_classes] / max(counts[: dataset.num_classes].sum(), 1)
     weights = 1 / np.log(1.02 + share)
     return torch.from_numpy(weights / max((weights * share).sum(), 1e-12)).float()

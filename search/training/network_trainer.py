@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NotRequired
+from typing import TYPE_CHECKING, NotRequired, cast
 
 import numpy as np
 import torch
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT, StateDict
 
 MOMENTUM = 0.9
+MAX_SKIPPED = 20
+"""Updates skipped in a row, because gradients are NaN or infinite, after which a training ends; fp16 starts so."""
+_LOG = logging.getLogger("lgc.training")
 QUICK_PROBE_S = 0.5
 """Seconds up to which a probe of the trained weights is part of every checkpoint."""
 MAX_PROBE_SHARE = 0.05
@@ -50,12 +54,14 @@ class TrainingRecord(MetricsRecord):
         aux_loss: loss of the auxiliary head; summed over several auxiliary outputs.
         teacher_loss: distillation loss.
         lr: learning rate.
+        skipped: number of updates skipped in a row, up to this one, because gradients are NaN or infinite.
     """
 
     loss: Metric
     aux_loss: NotRequired[Metric]
     teacher_loss: NotRequired[Metric]
     lr: float
+    skipped: NotRequired[Metric]
 
 
 class TrainingState(Checkpoint):
@@ -93,7 +99,10 @@ class NetworkTrainer:
     Attributes:
         step: number of finished steps.
         seconds: time spent on them, including earlier calls.
+        waiting_pct: share of the time of the steps that was spent waiting for data, in percent; None if unknown.
     """
+
+    waiting_pct: float | None = None
 
     def __init__(
         self,
@@ -108,6 +117,7 @@ class NetworkTrainer:
         self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
         self._trainee, self._probe = network, probe
         self._probe_s = self._probed_at = 0.0  # duration and end of the last probe of trained weights
+        self._has_skipped = False
         self._infinite = copy_infinite_tensors(network)
         self._sgd = GuardedSGD(split_decay_groups(network, config.weight_decay), config.lr, MOMENTUM)
         # Fabric's wrappers compute in its precision and average gradients over its processes.
@@ -144,20 +154,31 @@ class NetworkTrainer:
         self._optimiser.zero_grad(set_to_none=True)
         fabric.backward(total)
         self._optimiser.step()
+        record["skipped"] = self._sgd.skipped
         if self._average is not None:
             self._average.update(self.step)
         self.step += 1
         return record
 
     def check(self, record: MetricsRecord) -> None:
-        """Check that the losses of a step are numbers.
+        """Check that the losses of a step are numbers, and that not too many updates were skipped; log the first.
 
         Raises:
-            TrainingError: a loss is NaN or infinite.
+            TrainingError: a loss is NaN or infinite, or so were the gradients of `MAX_SKIPPED` steps in a row.
         """
         for name, value in record.items():
             if name.endswith("loss") and isinstance(value, float) and not math.isfinite(value):
                 raise TrainingError(f"the {name} is {value} at step {record['step']}; {self._advise()}")
+        skipped = cast("TrainingRecord", record).get("skipped", 0.0)
+        if skipped >= MAX_SKIPPED:
+            raise TrainingError(
+                f"the gradients of {MAX_SKIPPED} steps in a row, up to step {record['step']}, are NaN or infinite; "
+                f"{self._advise()}"
+            )
+        if skipped and not self._has_skipped and self.config.precision != "fp16":  # fp16 begins by trying scales
+            self._has_skipped = True
+            if self.fabric.is_global_zero:
+                _LOG.warning("the gradients of step %d are NaN or infinite: its update was skipped", record["step"])
 
     def _advise(self) -> str:
         other = "" if self.config.precision == "fp32" else f", or use --precision fp32, not {self.config.precision}"
@@ -170,7 +191,8 @@ class NetworkTrainer:
             TrainingError: weights are NaN or infinite.
         """
         state = self._trainee.state_dict()
-        if any(bool(find_invalid(value, self._infinite.get(name)).any()) for name, value in state.items()):
+        invalid = [find_invalid(value, self._infinite.get(name)).any() for name, value in state.items()]
+        if bool(torch.stack(invalid).any()):
             raise TrainingError(f"weights are not finite after step {self.step - 1}; {self._advise()}")
         snapshot: TrainingState = {
             "step": self.step,

@@ -58,6 +58,8 @@ class TrainResult(ScoredWeights):
         images: number of training images.
         processes: number of processes.
         weights_digest: digest of the file of the weights; None in results of earlier versions.
+        waiting_pct: share of the time of the steps that was spent waiting for data, in percent, since the training was
+            last resumed; None if unknown.
     """
 
     config: TrainConfig
@@ -66,6 +68,7 @@ class TrainResult(ScoredWeights):
     images: int
     processes: int
     weights_digest: str | None = None
+    waiting_pct: float | None = None
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return the JSON object."""

@@ -143,3 +143,33 @@ def test_class_weights_refuse_turned_labels(tmp_path):
         label.save(path, exif=exif)
     with pytest.raises(DataError, match="has the EXIF orientation 6"):
         compute_class_weights(load_dataset(scenes, "train"))
+
+
+def make_void(scenes, keep):
+    """Void all labels of the training images except those at the indices `keep`."""
+    pairs = load_dataset(scenes, "train").pairs
+    for index, pair in enumerate(pairs):
+        if index not in keep:
+            with Image.open(pair.label) as label:
+                palette, size = label.getpalette(), label.size
+            image = Image.new("P" if palette else "L", size, 11)  # the layout's void
+            if palette:
+                image.putpalette(palette)
+            image.save(pair.label)
+
+
+@pytest.mark.parametrize(("keep", "reads"), [({0, 1, 2}, 1), ({2}, 3)])
+def test_labelled_split_is_read_up_to_first(tmp_path, monkeypatch, keep, reads):
+    scenes = write_scenes(tmp_path, "camvid-segnet", {"train": 3}, (32, 48)).directory
+    make_void(scenes, keep)
+    calls, real = [], losses.read_label
+    monkeypatch.setattr(losses, "read_label", lambda *arguments: calls.append(1) or real(*arguments))
+    losses.require_labelled(load_dataset(scenes, "train"), "train")
+    assert len(calls) == reads
+
+
+def test_void_split_is_refused(tmp_path):
+    scenes = write_scenes(tmp_path, "camvid-segnet", {"train": 3}, (32, 48)).directory
+    make_void(scenes, ())
+    with pytest.raises(DataError, match=r"nothing to train on: split train .* no labelled pixel in the labels of 3 im"):
+        losses.require_labelled(load_dataset(scenes, "train"), "train")

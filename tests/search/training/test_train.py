@@ -13,6 +13,7 @@ from lgc.models.nets.weights import load_weights, save_weights
 from lgc.search.data.datasets import load_dataset
 from lgc.search.runtime import training_loop
 from lgc.search.runtime.batches import load_batches
+from lgc.search.training import network_trainer
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.ema import WeightAverage
 from lgc.search.training.evaluation import evaluate_run
@@ -126,6 +127,59 @@ def test_nan_loss_keeps_last_checkpoint(run, scenes, monkeypatch):
     assert not (run / "weights.safetensors").exists()
     monkeypatch.setattr(SegmentationLoss, "__call__", real)
     assert train(run, scenes, CONFIG).config.steps == 6
+
+
+class Explode(torch.autograd.Function):
+    """The identity, whose gradient is NaN in the backward passes `calls`."""
+
+    calls: frozenset[int] = frozenset()
+    count = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        Explode.count += 1
+        return gradient * (float("nan") if Explode.count in Explode.calls else 1.0)
+
+
+@pytest.fixture
+def explode(monkeypatch):
+    """Make the gradients of steps (from 1) NaN, with finite losses: `explode(steps)`."""
+    real = SegmentationLoss.__call__
+
+    def set_steps(steps):
+        monkeypatch.setattr(Explode, "calls", frozenset(steps))
+        monkeypatch.setattr(Explode, "count", 0)
+        monkeypatch.setattr(
+            SegmentationLoss,
+            "__call__",
+            lambda *arguments: [Explode.apply(loss) if i == 0 else loss for i, loss in enumerate(real(*arguments))],
+        )
+
+    return set_steps
+
+
+@pytest.mark.usefixtures("eager_checkpoints")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_update_by_nan_gradients_is_skipped(run, scenes, explode, caplog, precision):
+    explode({3, 4})
+    train(run, scenes, CONFIG.model_copy(update={"precision": precision}))
+    assert [record["skipped"] for record in read_log(run, "train")] == [0, 0, 1, 2, 0, 0]
+    assert caplog.messages == ["the gradients of step 2 are NaN or infinite: its update was skipped"]
+    assert all(value.isfinite().all() for value in load_file(run / "weights.safetensors").values())
+
+
+@pytest.mark.usefixtures("eager_checkpoints")
+def test_repeated_nan_gradients_end_training(run, scenes, explode, monkeypatch):
+    monkeypatch.setattr(network_trainer, "MAX_SKIPPED", 3)
+    explode({2, 4, 5, 6})
+    with pytest.raises(TrainingError, match=r"gradients of 3 steps in a row, up to step 5, are NaN .*Lower --lr"):
+        train(run, scenes, CONFIG)
+    assert load_checkpoint(run, "train")["step"] == 5
+    assert len(read_log(run, "train")) == 5
 
 
 def test_infinite_weights_are_not_saved(run, scenes, monkeypatch):
