@@ -71,6 +71,11 @@ def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool =
     return fabric
 
 
+def place_network(network: nn.Module, fabric: Fabric) -> None:
+    """Move a network to Fabric's device, in the memory format of the batches, channels-last."""
+    network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
+
+
 class _Sum(torch.autograd.Function):
     """Sum of a tensor over all processes, through which gradients flow back to all of them."""
 

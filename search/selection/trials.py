@@ -19,7 +19,7 @@ from ...models.space.protocol import Architecture
 from ..config import SearchConfig
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
-from ..runtime.fabric import average_over_processes, synchronise_norms
+from ..runtime.fabric import average_over_processes, place_network, synchronise_norms
 from ..supernet.weight_optimiser import WeightOptimiser
 from ..training.losses import upsampled_loss
 
@@ -53,7 +53,7 @@ def compute_trial_loss(
     with seed_generators(config.seed):
         network = LGCNet(architecture.space, architecture)
     synchronise_norms(network, fabric)
-    network.to(fabric.device).train()
+    place_network(network.train(), fabric)
     optimiser = WeightOptimiser(network, config, config.trial_steps, fabric)
 
     def compute_loss(batch: Batch) -> Tensor:

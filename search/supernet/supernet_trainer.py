@@ -23,7 +23,7 @@ from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
-from ..runtime.fabric import average_gradients, synchronise_norms
+from ..runtime.fabric import average_gradients, place_network, synchronise_norms
 from ..runtime.metrics_log import Metric, MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import run_steps
@@ -134,7 +134,7 @@ class SupernetTrainer:
             self.net = Supernet(decisions)
             self.alphas = ArchitectureParameters(decisions, config.active_communication, config.gamma, config.embedding)
         synchronise_norms(self.net, fabric)
-        self.net.to(fabric.device)
+        place_network(self.net, fabric)
         self._weights = WeightOptimiser(self.net, config, config.steps, fabric)
         groups = [
             {"params": list(self.alphas.alpha.parameters()), "lr": config.resolved_arch_lr},

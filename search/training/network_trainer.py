@@ -21,7 +21,7 @@ from ...models.nets.weights import copy_infinite_tensors, find_invalid
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
-from ..runtime.fabric import synchronise_norms
+from ..runtime.fabric import place_network, synchronise_norms
 from ..runtime.metrics_log import Metric, MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.sgd import GuardedSGD
@@ -114,6 +114,7 @@ class NetworkTrainer:
         probe: LogitsProbe | None = None,
     ) -> None:
         synchronise_norms(network, fabric)
+        place_network(network, fabric)
         self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
         self._trainee, self._probe = network, probe
         self._probe_s = self._probed_at = 0.0  # duration and end of the last probe of trained weights
