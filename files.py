@@ -161,7 +161,7 @@ def atomic_path(out: Path, *, replace: bool = False) -> Iterator[Path]:
     if out.exists() and not replace:
         raise _exists_error(out)
     ensure_folder(out.parent)
-    _remove_stale(out)
+    remove_stale(out)
     path = out.with_name(f".{out.name}.{_HOST}-{os.getpid()}-{next(_counter)}")
     _active.add(path.name)
     try:
@@ -210,7 +210,7 @@ def _write_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror or error}")
 
 
-def _remove_stale(out: Path) -> None:
+def remove_stale(out: Path) -> None:
     """Remove the temporary files of `out` whose process no longer runs, and old ones of other machines."""
     prefix = f".{out.name}."
     with suppress(OSError):

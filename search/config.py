@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..models.space.protocol import DENSE, SCOPES
-from .training.config import Balanced, Batch, Count, Crop, Natural, NonNegative, Positive, Seed, Share, Workers
+from .training.config import Balanced, Batch, Cache, Count, Crop, Natural, NonNegative, Positive, Seed, Share, Workers
 
 ARCH_LR = 1e-3
 """Learning rate of the architecture in a long search. Assumption."""
@@ -88,7 +88,8 @@ class SearchConfig(BaseModel):
     """Number of top candidates to train briefly from scratch; 0 or 1 skips this."""
     trial_share: Share = 1 / 3  # Ours.
     """Length of such a training run, as a share of the search's steps."""
-    workers: Workers = 0
+    workers: Workers = None
+    cache: Cache = None
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:

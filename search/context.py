@@ -30,12 +30,13 @@ class SearchContext:
         decisions: decisions of the search.
         config: settings.
         fabric: device, precision and processes.
+        images: all training images, as deployed.
         halves: augmented training images for the weights, and for the architecture.
         held_out: the architecture's half as deployed, neither scaled nor cropped; candidates are compared on it.
-        class_weights: weights of the classes in the loss, [C]; None for equal weights.
         settings: JSON object that identifies the search in its run folder.
         out: run folder.
         progress: count of finished steps.
+        class_weights: weights of the classes in the loss, [C]; None for equal weights.
         measure: measurement for the refinement of results; None for none.
     """
 
@@ -43,12 +44,13 @@ class SearchContext:
     decisions: BlockDecisions
     config: SearchConfig
     fabric: Fabric
+    images: SegmentationDataset
     halves: tuple[SegmentationDataset, SegmentationDataset]
     held_out: SegmentationDataset
-    class_weights: Tensor | None
     settings: dict[str, JsonValue]
     out: Path
     progress: SearchProgress
+    class_weights: Tensor | None = None
     measure: MeasureLatency | None = None
 
 

@@ -21,6 +21,7 @@ from .constraint.feasibility import (
 )
 from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
+from .data.cache.opening import Log, cache_datasets
 from .data.datasets import load_dataset, require_classes, split_halves
 from .data.description import read_dataset
 from .results import FrontResult, SearchResult
@@ -28,9 +29,11 @@ from .runtime.fabric import explain_out_of_memory, open_fabric
 from .runtime.provenance import hash_images, write_provenance
 from .runtime.run_folder import OnStep, RunFolder
 from .runtime.training_loop import restore_checkpoint
+from .runtime.workers import choose_workers
 from .selection.finalize import finalize
 from .supernet.blocks import BlockDecisions
 from .supernet.supernet_trainer import SupernetTrainer
+from .training.config import HOST_FIELDS
 from .training.crops import require_crop
 from .training.losses import compute_class_weights, require_labelled
 
@@ -52,6 +55,8 @@ def search(
     precision: str = "fp32",
     measure: MeasureLatency | None = None,
     on_step: OnStep = lambda step, steps: None,
+    on_cache: OnStep = lambda step, steps: None,
+    log: Log = print,
 ) -> SearchResult | FrontResult:
     """Search a space for architectures; with one point of targets or none, the result is `out`/architecture.json.
 
@@ -68,6 +73,8 @@ def search(
         precision: precision of the supernet's training: `fp32`, `bf16` or `fp16`.
         measure: measurement for the refinement of results; see `refinement`.
         on_step: callback for the number of finished steps and the total.
+        on_cache: callback for the number of images decoded into a cache and the total.
+        log: receives remarks on the loading of data.
 
     Returns:
         The architecture's path, its latency, and statistics of the search; with several points, a front of these.
@@ -91,6 +98,7 @@ def search(
         return _relocate(out, finished, config)
     if run.active:
         write_provenance(out, tables, context.halves)
+    context = _prepare_loading(context, on_cache, log)
     with explain_out_of_memory("--batch or --crop"):
         result = _search_front(context, run) if several else _search_single(context, run)
     return run.finish(result)
@@ -118,7 +126,7 @@ def _open_context(
         require_labelled(half, "train", f"the half of it for the {purpose}")
     fabric = open_fabric(*device_and_precision)
     settings: dict[str, JsonValue] = {
-        **config.model_dump(mode="json", exclude={"workers"}),
+        **config.model_dump(mode="json", exclude=HOST_FIELDS),
         "space": space.fingerprint,
         "data": str(data.resolve()),
         **plain.spec.settings,
@@ -132,12 +140,28 @@ def _open_context(
         decisions=decisions,
         config=config,
         fabric=fabric,
+        images=plain,
         halves=halves,
         held_out=split_halves(plain, config.seed)[1],
-        class_weights=compute_class_weights(plain) if config.balanced else None,
         settings=settings,
         out=out,
         progress=SearchProgress(on_step, config),
+    )
+
+
+def _prepare_loading(context: SearchContext, on_cache: OnStep, log: Log) -> SearchContext:
+    """Return the context with a cache of the images, the number of data-loading processes, and class weights."""
+    config, fabric = context.config, context.fabric
+    views = config.steps * config.batch * fabric.world_size
+    (images,) = cache_datasets([context.images], config.cache, views=views, log=log, on_step=on_cache)
+    workers = choose_workers(config.workers, images, config.batch, fabric, log)
+    weights, architecture = (half.use_store(images.store) for half in context.halves)
+    return replace(
+        context,
+        config=config.model_copy(update={"workers": workers}),
+        halves=(weights, architecture),
+        held_out=context.held_out.use_store(images.store),
+        class_weights=compute_class_weights(images) if config.balanced else None,
     )
 
 

@@ -11,6 +11,8 @@ import lgc
 
 ROOT = Path(lgc.__file__).parent
 FLOORS = {
+    "cache_folder": -2,
+    "control_groups": -2,
     "errors": -2,
     "precisions": -2,
     "version": -2,

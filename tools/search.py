@@ -28,7 +28,7 @@ from .cli.console import (
     share_cores,
 )
 from .cli.lut_show import warn_of_error
-from .cli.model_options import add_options
+from .cli.model_options import CACHE_DEFAULT, WORKERS_DEFAULT, add_options
 from .cli.options import (
     DataOption,
     JsonOption,
@@ -58,7 +58,7 @@ MAX_INTERVAL_PCT = 10.0
 """Half width of a table's prediction interval above which a warning is printed."""
 
 SEARCH_FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "communication", "fusion", "latency_term",
-          "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "seed")  # fmt: skip
+          "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "cache", "seed")  # fmt: skip
 """Fields of `SearchConfig` that are options."""
 
 ABOVE_ZERO = {"exclusiveMinimum": 0.0}
@@ -93,7 +93,13 @@ MeasureOption = Annotated[
 
 @app.command()
 @add_options(TrainConfig, "precision")
-@add_options(SearchConfig, *SEARCH_FIELDS, steps="80 epochs of half the images")
+@add_options(
+    SearchConfig,
+    *SEARCH_FIELDS,
+    steps="80 epochs of half the images",
+    workers=WORKERS_DEFAULT,
+    cache=CACHE_DEFAULT,
+)
 def search(
     context: typer.Context,
     lut: Annotated[list[Path], typer.Option(metavar="T.lut", help="Latency table of a target device; repeatable.")],
@@ -152,6 +158,8 @@ def search(
             precision=precision,
             measure=make_latency_meter(predictors[0].table_path, config.scope) if measure else None,
             on_step=on_step,
+            on_cache=make_step_progress("decoding", on_progress),
+            log=say,
         )
     _print_all(warnings)
     if finished:

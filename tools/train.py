@@ -25,7 +25,7 @@ from .cli.console import (
     say,
     share_cores,
 )
-from .cli.model_options import add_options
+from .cli.model_options import CACHE_DEFAULT, WORKERS_DEFAULT, add_options
 from .cli.network_options import OUTPUT_OPTION, NetworkOption
 from .cli.options import (
     DataOption,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 app = new_app()
 
 TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "teacher",
-          "teacher_weight", "temperature", "train_split", "precision", "workers", "seed")  # fmt: skip
+          "teacher_weight", "temperature", "train_split", "precision", "workers", "cache", "seed")  # fmt: skip
 """Fields of `TrainConfig` that are options."""
 
 
@@ -91,7 +91,7 @@ PredictionsOption = Annotated[
 
 
 @app.command()
-@add_options(TrainConfig, *TRAIN_FIELDS, steps="200 epochs")
+@add_options(TrainConfig, *TRAIN_FIELDS, steps="200 epochs", workers=WORKERS_DEFAULT, cache=CACHE_DEFAULT)
 def train(
     context: typer.Context,
     data: DataOption,
@@ -216,6 +216,7 @@ def _train(
             device=device,
             on_step=announce_resumption(make_step_progress("training", on_progress)),
             on_score=lambda step, steps: evaluating()(step, steps),
+            on_cache=make_step_progress("decoding", on_progress),
             log=say,
         )
     if finished:
@@ -224,7 +225,7 @@ def _train(
 
 
 def _evaluate(
-    source: RunNetwork, data: Path, split: str, predictions: Path | None, requested: str | None, workers: int
+    source: RunNetwork, data: Path, split: str, predictions: Path | None, requested: str | None, workers: int | None
 ) -> EvaluationResult:
     from ..search.training.evaluation import evaluate_run
 

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from ...cache_folder import get_cache_folder
 from ...errors import FileFormatError, OutputError
 from ...lut.target import Target
 from ..backends import Backend, Workload, require_backend
-from ..backends.cache import get_cache_folder, read_cache_file, write_cache_file
+from ..backends.cache import read_cache_file, write_cache_file
 from ..machine.environment import DEVICE_NAME, fingerprint
 from ..timing.measure import measure_rounds
 from ..timing.observer import OnProgress, quiet

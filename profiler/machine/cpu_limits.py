@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from ...control_groups import find_groups
 from ...errors import UsageError
 from ...lut.target import Target
-
-_PROC_CGROUP = Path("/proc/self/cgroup")
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def read_cpu_limits() -> CpuLimits:
     """Return the limits of this process."""
     cores = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    quotas = [quota for folder in _find_groups() if (quota := _read_quota(folder)) is not None]
+    quotas = [quota for folder in find_groups("cpu") if (quota := _read_quota(folder)) is not None]
     return CpuLimits(cores, allowed, min(quotas, default=None))
 
 
@@ -88,7 +85,7 @@ def explain_threads(target: Target) -> str | None:
 
 def read_throttling() -> Throttling | None:
     """Return the stops so far, of all control groups with a quota; None without a quota."""
-    groups = [folder for folder in _find_groups() if _read_quota(folder) is not None]
+    groups = [folder for folder in find_groups("cpu") if _read_quota(folder) is not None]
     if not groups:
         return None
     statistics = [_read_statistics(folder) for folder in groups]
@@ -99,30 +96,6 @@ def read_throttling() -> Throttling | None:
             for statistic in statistics
         ),
     )
-
-
-def _find_groups() -> Iterator[Path]:
-    """Yield the folders of this process's control groups that can limit the CPU, from its own up to the root.
-
-    Inside a container the path may be that on the host, and only the root of the mount exists.
-    """
-    try:
-        lines = _PROC_CGROUP.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not controllers:  # version 2
-            roots = [_CGROUPS, _CGROUPS / "unified"]
-        elif "cpu" in controllers.split(","):
-            roots = [_CGROUPS / controllers, _CGROUPS / "cpu"]
-        else:
-            continue
-        root = next((folder for folder in roots if folder.is_dir()), None)
-        if root is not None:
-            relative = PurePosixPath(path.lstrip("/"))
-            yield from (root / part for part in (relative, *relative.parents) if (root / part).is_dir())
 
 
 def _read_quota(folder: Path) -> float | None:

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from ...errors import DataError, UsageError
-from ...models.images import normalise_image, read_pixels
+from ...models.images import normalise_image, resize_image
+from .cache.store import FileStore, PixelStore
 from .description import DatasetSpec, read_dataset
-from .labels import IGNORE, LabelMap
+from .labels import IGNORE
 from .pairs import Pair
-from .reading import read_label
-from .views import augment_pair, resize_pair
-
-Size = tuple[int, int]
+from .views.finishing import ViewFinisher, scale_classes
+from .views.geometry import Size, draw_view
+from .views.packing import Cut, pack_views
 
 
 class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -41,6 +40,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         augment: True if items are random views.
         seed: Seed of the random views.
         full_labels: True if labels keep the size of their file, for evaluation.
+        store: Source of the decoded files.
     """
 
     ignore_index = IGNORE
@@ -54,6 +54,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         seed: int = 0,
         crop: Size | None = None,
         full_labels: bool = False,
+        store: PixelStore | None = None,
     ) -> None:
         """Create a dataset from its description and the pairs of a split; see `load_dataset` for the other arguments.
 
@@ -76,6 +77,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.pairs = tuple(pairs)
         self.size, self.crop, self.augment, self.seed = size, crop, augment, seed
         self.full_labels = full_labels
+        self.store = FileStore() if store is None else store
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -83,15 +85,18 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def select(self, indices: Sequence[int]) -> SegmentationDataset:
         """Return a dataset of the images at `indices`, with the same settings."""
-        return SegmentationDataset(
-            self.spec,
-            [self.pairs[i] for i in indices],
-            self.size,
-            self.augment,
-            self.seed,
-            self.crop,
-            self.full_labels,
+        return self._copy([self.pairs[index] for index in indices], self.store)
+
+    def use_store(self, store: PixelStore) -> SegmentationDataset:
+        """Return the same dataset, read from another store of its decoded files."""
+        return self._copy(self.pairs, store)
+
+    def _copy(self, pairs: Sequence[Pair], store: PixelStore) -> SegmentationDataset:
+        dataset = SegmentationDataset(
+            self.spec, pairs, self.size, self.augment, self.seed, self.crop, self.full_labels, store
         )
+        dataset.normalisation = self.normalisation
+        return dataset
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return image [3, H, W] and label [H, W] at `index`, in the view of epoch 0.
@@ -104,34 +109,29 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def view(self, index: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the item at `index` in the view of `epoch`, which follows from seed, epoch and index alone."""
-        image, label = _read(self.pairs[index])
-        size = self.size or (image.height, image.width)
         if self.augment:
-            rng = np.random.default_rng((self.seed, epoch, index % len(self)))
-            mean = tuple(min(max(round(255 * value), 0), 255) for value in self.normalisation.mean)
-            pixels, classes = augment_pair(image, label, size, self.crop or size, rng, padding=mean)
-        else:
-            pixels, classes = resize_pair(image, label, size)
-        return torch.from_numpy(normalise_image(pixels, self.normalisation)), torch.from_numpy(
-            (label if self.full_labels else classes).astype(np.int64)
-        )
+            packed = pack_views([self.cut_view(index, epoch)], self.normalisation)
+            images, labels = ViewFinisher(self.normalisation, torch.device("cpu")).finish(packed)
+            return images[0], labels[0]
+        pixels, classes = self.store.read(self.pairs[index])
+        image = torch.from_numpy(normalise_image(resize_image(pixels, self.size), self.normalisation))
+        label = torch.from_numpy(np.array(classes))  # a cache is read-only
+        if not self.full_labels and self.size is not None:
+            label = scale_classes(label, self.size)
+        return image, label.to(torch.int64)
 
+    def cut_view(self, index: int, epoch: int) -> Cut:
+        """Return the window of the item at `index` in the random view of `epoch`, unscaled; see `pack_views`.
 
-def _read(pair: Pair) -> tuple[Image.Image, LabelMap]:
-    """Return an image and its label; the label is all void if there is no file."""
-    image = Image.fromarray(read_pixels(pair.image))
-    size = (image.height, image.width)
-    if pair.label is None:
-        return image, np.full(size, IGNORE, dtype=np.uint8)
-    label = read_label(pair.label, pair.coding, pair.image)
-    if label.shape != size:
-        height, width = label.shape
-        message = f"{pair.label} is {height}x{width} pixels, its image {pair.image.name} {size[0]}x{size[1]}"
-        with Image.open(pair.image) as file:
-            if file.size[::-1] == label.shape:
-                message += " after its EXIF rotation: rotate the label too, or remove the image's EXIF orientation"
-        raise DataError(message)
-    return image, label
+        Raises:
+            DataError: As for items.
+        """
+        pixels, classes = self.store.read(self.pairs[index])
+        rng = np.random.default_rng((self.seed, epoch, index % len(self)))
+        file = pixels.shape[:2]
+        size = self.size or file
+        view = draw_view(rng, file, size, self.crop or size)
+        return view, *view.cut(pixels, classes)
 
 
 def load_dataset(
@@ -150,7 +150,7 @@ def load_dataset(
             files are not looked up again.
         split: `train`, `val` or `test`; Cityscapes also has `train_extra` (coarse labels).
         size: Height and width to resize to, images bilinear, labels nearest; None keeps the size of each file.
-        augment: Return random views, see `views.augment_pair`.
+        augment: Return random views, see `views.geometry.draw_view`.
         seed: Seed of the random views, 0 or more.
         crop: Height and width of the random views; None for `size`.
         full_labels: Keep labels at the size of their files, for evaluation.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,14 +14,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...errors import LgcError
+from ...models.images import Normalisation
 from ..data.datasets import SegmentationDataset
+from ..data.views.finishing import ViewFinisher
+from ..data.views.packing import PackedViews, pack_views
 
 Batch = tuple[Tensor, Tensor]
 """Images [N, 3, H, W] and labels [N, H, W]."""
 Shard = tuple[int, int]
 """Rank of a process and number of processes."""
+CPU = torch.device("cpu")
 _ViewKey = tuple[int, int]
 """Epoch and index of an image."""
+Item = TypeVar("Item")
+Joined = TypeVar("Joined")
 
 
 def load_batches(
@@ -29,11 +39,13 @@ def load_batches(
     stop: int,
     workers: int = 0,
     shard: Shard = (0, 1),
-    pin: bool = False,
-) -> Iterator[Batch]:
+    device: torch.device = CPU,
+) -> Generator[Batch]:
     """Yield the batches of steps `start` to `stop`: images [batch, 3, H, W] and labels [batch, H, W].
 
-    Each epoch has a random order. A dataset smaller than a batch repeats its images.
+    Each epoch has a random order. A dataset smaller than a batch repeats its images. Batches are prepared ahead: files
+    are read by `workers` processes, or by a thread; random views are finished on the device. Close the generator to
+    stop the thread, if it is not exhausted.
 
     Args:
         dataset: dataset to draw from.
@@ -44,17 +56,22 @@ def load_batches(
         workers: number of data-loading processes.
         shard: rank and number of processes; together they get the batches of one process with `processes` times the
             batch size.
-        pin: Put batches into pinned memory, from which a GPU copies while it computes.
+        device: device of the batches.
 
     Raises:
         DataError: a file is damaged or holds foreign values.
     """
-    return _load(dataset, _plan_views(len(dataset), batch, seed, start, stop, shard), workers, pin)
+    plan = _plan_views(len(dataset), batch, seed, start, stop, shard)
+    pin = device.type == "cuda"  # a GPU copies from pinned memory while it computes
+    if not dataset.augment:
+        return _prefetch(_move(_load(dataset.view, plan, _stack, workers, pin), device))
+    pack = partial(pack_views, normalisation=dataset.normalisation)
+    return _prefetch(_finish(_load(dataset.cut_view, plan, pack, workers, pin), dataset.normalisation, device))
 
 
 def load_single_images(
     dataset: SegmentationDataset, *, workers: int = 0, shard: Shard = (0, 1)
-) -> Iterator[tuple[int, Batch]]:
+) -> Generator[tuple[int, Batch]]:
     """Yield each image's index and a batch of that image alone, in order; process r of P gets r, r + P, ...
 
     Raises:
@@ -62,7 +79,9 @@ def load_single_images(
     """
     rank, processes = shard
     indices = range(rank, len(dataset), processes)
-    return zip(indices, _load(dataset, [[(0, index)] for index in indices], workers), strict=True)
+    batches = _load(dataset.view, ([(0, index)] for index in indices), _stack, workers)
+    with closing(_prefetch(batches)) as prefetched:
+        yield from zip(indices, prefetched, strict=True)
 
 
 def _plan_views(images: int, batch: int, seed: int, start: int, stop: int, shard: Shard) -> Iterator[list[_ViewKey]]:
@@ -80,42 +99,75 @@ def _plan_views(images: int, batch: int, seed: int, start: int, stop: int, shard
         yield [(epoch, index) for index in order[first : first + batch].tolist()]
 
 
-class _ViewDataset(Dataset[Batch | LgcError]):
-    """A dataset indexed by epoch and image, so data-loading processes persist through all epochs.
+class _Views(Dataset[Item | LgcError]):
+    """Items by epoch and image, so that data-loading processes persist through all epochs.
 
     Errors are returned as values, because torch wraps an error that a data-loading process raises in its traceback.
     """
 
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        self._dataset = dataset
+    def __init__(self, read: Callable[[int, int], Item]) -> None:
+        self._read = read
 
-    def __getitem__(self, view: _ViewKey) -> Batch | LgcError:
+    def __getitem__(self, view: _ViewKey) -> Item | LgcError:
         epoch, index = view
         try:
-            return self._dataset.view(index, epoch)
+            return self._read(index, epoch)
         except LgcError as error:
             return error
 
 
-def _collate(items: Sequence[Batch | LgcError]) -> Batch | LgcError:
-    """Stack items to a batch; return the first error instead if there is one."""
-    loaded: list[Batch] = []
+def _load(
+    read: Callable[[int, int], Item],
+    views: Iterable[list[_ViewKey]],
+    join: Callable[[Sequence[Item]], Joined],
+    workers: int,
+    pin: bool = False,
+) -> Iterator[Joined]:
+    """Return the joined items of each list of views; data-loading processes start at once."""
+    loader = DataLoader(
+        _Views(read), batch_sampler=views, num_workers=workers, collate_fn=partial(_collate, join), pin_memory=pin
+    )
+    return map(_raise_error, iter(loader))
+
+
+def _collate(join: Callable[[Sequence[Item]], Joined], items: Sequence[Item | LgcError]) -> Joined | LgcError:
+    """Join items to a batch; return the first error instead if there is one."""
+    loaded = list[Item]()
     for item in items:
         if isinstance(item, LgcError):
             return item
         loaded.append(item)
-    images, labels = zip(*loaded, strict=True)
+    return join(loaded)
+
+
+def _raise_error(batch: Joined | LgcError) -> Joined:
+    """Return a batch; raise the error that loading returned instead."""
+    if isinstance(batch, LgcError):
+        raise batch
+    return batch
+
+
+def _stack(items: Sequence[Batch]) -> Batch:
+    """Stack images and labels to a batch."""
+    images, labels = zip(*items, strict=True)
     return torch.stack(images), torch.stack(labels)
 
 
-def _load(
-    dataset: SegmentationDataset, views: Iterable[list[_ViewKey]], workers: int, pin: bool = False
-) -> Iterator[Batch]:
-    """Yield a batch for each list of views; raise the errors that loading returned."""
-    loader = DataLoader(
-        _ViewDataset(dataset), batch_sampler=views, num_workers=workers, collate_fn=_collate, pin_memory=pin
-    )
-    for batch in loader:
-        if isinstance(batch, LgcError):
-            raise batch
-        yield batch
+def _move(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    for images, labels in batches:
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def _finish(batches: Iterable[PackedViews], normalisation: Normalisation, device: torch.device) -> Iterator[Batch]:
+    finisher = ViewFinisher(normalisation, device)
+    for packed in batches:
+        yield finisher.finish(packed)
+
+
+def _prefetch(batches: Iterator[Item]) -> Generator[Item]:
+    """Yield batches, each of which a thread prepares while the one before is used."""
+    with ThreadPoolExecutor(1, "lgc-batches") as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch

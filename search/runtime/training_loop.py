@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -64,7 +65,7 @@ def restore_checkpoint(trainer: Trainer[Any, State], path: Path) -> None:
 
 
 def run_steps(
-    trainer: Trainer[Item, State], batches: Iterable[Item], stop: int, run: RunFolder, on_step: OnStep
+    trainer: Trainer[Item, State], batches: Generator[Item], stop: int, run: RunFolder, on_step: OnStep
 ) -> None:
     """Train up to step `stop`, with a metrics log and a checkpoint every `CHECKPOINT_S` in the run folder.
 
@@ -73,7 +74,7 @@ def run_steps(
 
     Args:
         trainer: trainer at any step.
-        batches: batches from that step to `stop`.
+        batches: batches from that step to `stop`; closed afterwards.
         stop: step after the last one.
         run: run folder.
         on_step: callback for the number of finished steps and `stop`.
@@ -84,7 +85,8 @@ def run_steps(
     """
     started = saved = logged = time.monotonic()
     earlier_s, flushes, wait = trainer.seconds, _FlushSteps(trainer.step), DataWait(trainer.fabric)
-    with MetricsLog(run.path, run.stage, trainer.step, trainer.fabric, trainer.check) as log:
+    log = MetricsLog(run.path, run.stage, trainer.step, trainer.fabric, trainer.check)
+    with closing(batches), log:
         for batch in wait.watch(batches):
             log.add(trainer.train_step(batch))
             is_last = trainer.step == stop

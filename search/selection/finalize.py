@@ -243,7 +243,7 @@ class SupernetScorer:
             0,
             start=0,
             stop=max(images // (config.batch * processes), 1),
-            workers=config.workers,
+            workers=config.workers or 0,
             shard=(context.fabric.global_rank, processes),
         )
         # Labels as bytes take an eighth of the memory.

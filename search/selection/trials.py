@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,19 +63,21 @@ def compute_trial_loss(
             logits = network(images)
         return upsampled_loss(logits, labels, fabric, class_weights)
 
-    for batch in load_batches(
+    batches = load_batches(
         half,
         config.batch,
         config.seed + 2,
         start=0,
         stop=config.trial_steps,
-        workers=config.workers,
+        workers=config.workers or 0,
         shard=(fabric.global_rank, fabric.world_size),
-        pin=fabric.device.type == "cuda",
-    ):
-        optimiser.backward(compute_loss(batch))
-        optimiser.step()
-        on_step()
+        device=fabric.device,
+    )
+    with closing(batches):
+        for batch in batches:
+            optimiser.backward(compute_loss(batch))
+            optimiser.step()
+            on_step()
     network.eval()
     with torch.no_grad():
         losses = [average_over_processes(compute_loss(batch), fabric) for batch in held_out]

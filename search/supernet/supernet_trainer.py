@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -168,16 +169,17 @@ class SupernetTrainer:
         self.net.train()
         run_steps(self, self._load_batches(halves, stop), stop, run, on_step)
 
-    def _load_batches(self, halves: tuple[SegmentationDataset, SegmentationDataset], stop: int) -> Iterator[BatchPair]:
+    def _load_batches(self, halves: tuple[SegmentationDataset, SegmentationDataset], stop: int) -> Generator[BatchPair]:
         """Yield batches of both halves from the current step; None for the architecture in the warm-up."""
         config, warm_up = self.config, self.config.warm_up_steps
-        shard, pin = (self.fabric.global_rank, self.fabric.world_size), self.fabric.device.type == "cuda"
-        load = partial(load_batches, workers=config.workers, shard=shard, pin=pin)
+        shard = self.fabric.global_rank, self.fabric.world_size
+        load = partial(load_batches, workers=config.workers or 0, shard=shard, device=self.fabric.device)
         weight_batches = load(halves[0], config.batch, config.seed, start=self.step, stop=stop)
         start = max(self.step, warm_up)
         arch_batches = load(halves[1], config.batch, config.seed + 1, start=start, stop=max(stop, start))
-        for step in range(self.step, stop):
-            yield next(weight_batches), next(arch_batches) if step >= warm_up else None
+        with closing(weight_batches), closing(arch_batches):
+            for step in range(self.step, stop):
+                yield next(weight_batches), next(arch_batches) if step >= warm_up else None
 
     def train_step(self, batches: BatchPair, /) -> SupernetRecord:
         """Make one step on the weights, then, after the warm-up, one on the architecture; return their metrics."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from ...precisions import Precision
+from ..data.cache import CacheMode
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -22,7 +23,16 @@ Crop = Annotated[
     Field(description="Height and width of training crops in pixels; by default the space's input size."),
 ]
 Balanced = Annotated[bool, Field(description="Give rare classes more weight in the loss.")]
-Workers = Annotated[int, Field(ge=0, description="Data loader processes of each training process.")]
+Workers = Annotated[
+    Annotated[int, Field(ge=0)] | None,
+    Field(description="Data-loading processes of each training process: up to 8 on a GPU, 0 on a CPU."),
+]
+Cache = Annotated[
+    CacheMode | None,
+    Field(description="Decode images only once, into memory (ram) or the cache folder (disk)."),
+]
+HOST_FIELDS = {"workers", "cache"}
+"""Fields that depend on the machine and change no result."""
 Seed = Annotated[int, Field(ge=0, description="Random seed.")]
 
 SCRATCH, SUPERNET = "scratch", "supernet"
@@ -65,12 +75,13 @@ class TrainConfig(BaseModel):
     """Temperature of the softmax in the distillation loss, with --teacher."""
     train_split: Literal["train", "train_extra"] = "train"
     """Split to train on; train_extra is Cityscapes' coarsely labelled one."""
-    workers: Workers = 0
+    workers: Workers = None
+    cache: Cache = None
 
     def list_settings(self, *, exclude: Collection[str] = ()) -> dict[str, JsonValue]:
         """Return the settings that identify a training, as JSON values, without those that have no effect."""
         unused = DISTILLATION_FIELDS if self.teacher is None else set()
-        content: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"workers", *unused, *exclude})
+        content: dict[str, JsonValue] = self.model_dump(mode="json", exclude={*HOST_FIELDS, *unused, *exclude})
         return content
 
     def factor(self, step: int) -> float:

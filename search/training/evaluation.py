@@ -16,6 +16,7 @@ from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.run_folder import DATASET_DIGEST, OnStep, read_settings
+from ..runtime.workers import choose_workers
 from .results import EvaluationResult, ScoredWeights
 from .scores import Scores, evaluate_network
 
@@ -29,7 +30,7 @@ def evaluate_run(
     *,
     predictions: Path | None = None,
     device: str = CPU,
-    workers: int = 0,
+    workers: int | None = None,
     on_step: OnStep = lambda step, steps: None,
     log: Log = print,
 ) -> EvaluationResult:
@@ -41,7 +42,7 @@ def evaluate_run(
         split: split to evaluate on.
         predictions: folder for the predicted classes, at each label's resolution; see `PredictionWriter`.
         device: `cpu` or `cuda:N`.
-        workers: number of data-loading processes for each computing process.
+        workers: number of data-loading processes of each computing process; None chooses it by the machine.
         on_step: callback for the number of finished images and the total.
         log: receives remarks, one line each.
 
@@ -75,8 +76,9 @@ def evaluate_run(
         if definition.architecture is None:
             for remark in check_outputs(network, definition).format_warnings():
                 log(f"{definition.source.reference}: {remark}")
+        chosen_workers = choose_workers(workers, dataset, 1, fabric, log)
         scores, size = evaluate_network(
-            network, dataset, fabric=fabric, workers=workers, on_image=write, on_step=on_step
+            network, dataset, fabric=fabric, workers=chosen_workers, on_image=write, on_step=on_step
         )
     if scores.miou is None and predictions is None:
         raise DataError(

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from ...errors import DataError
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
-from ..data.reading import read_label
 from ..runtime.fabric import average_count
 
 if TYPE_CHECKING:
@@ -142,9 +141,7 @@ def require_labelled(dataset: SegmentationDataset, split: str, part: str = "") -
 def _count_labels(dataset: SegmentationDataset) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the pixels of each label value, [256], of at most `MAX_COUNTED_IMAGES` images, evenly spread."""
     for index in np.unique(np.linspace(0, len(dataset) - 1, MAX_COUNTED_IMAGES).astype(int)):
-        pair = dataset.pairs[index]
-        label = np.full(1, IGNORE, np.uint8) if pair.label is None else read_label(pair.label, pair.coding, pair.image)
-        yield np.bincount(label.ravel(), minlength=256)
+        yield dataset.store.count(dataset.pairs[index])
 
 
 def compute_class_weights(dataset: SegmentationDataset) -> Tensor:

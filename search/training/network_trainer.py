@@ -136,7 +136,7 @@ class NetworkTrainer:
     def train_step(self, batch: Batch) -> TrainingRecord:
         """Make one step on this process's part of a batch; return metrics of this process, as tensors on the device."""
         config, fabric = self.config, self.fabric
-        images, labels = (part.to(fabric.device, non_blocking=True) for part in batch)
+        images, labels = batch
         lr = config.lr * config.factor(self.step)
         for group in self._sgd.param_groups:
             group["lr"] = lr
@@ -278,9 +278,9 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
         config.seed,
         start=trainer.step,
         stop=config.steps,
-        workers=config.workers,
+        workers=config.workers or 0,
         shard=(fabric.global_rank, fabric.world_size),
-        pin=fabric.device.type == "cuda",
+        device=fabric.device,
     )
     with _autotune_kernels(), torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
         run_steps(trainer, batches, config.steps, run, on_step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -79,8 +80,8 @@ def evaluate_network(
     shard = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     counts = torch.zeros(dataset.num_classes, dataset.num_classes, dtype=torch.int64, device=device)
     extent = torch.full((4,), -(1 << 40), dtype=torch.int64, device=device)
-    with torch.no_grad():
-        for index, (image, label) in load_single_images(dataset, workers=workers, shard=shard):
+    with torch.no_grad(), closing(load_single_images(dataset, workers=workers, shard=shard)) as images:
+        for index, (image, label) in images:
             height, width = label.shape[-2:]
             logits = get_logits(network(image.to(device)))
             if not bool(logits.isfinite().all()):

@@ -17,11 +17,13 @@ from ...models.nets.weights import WEIGHTS_FILE, load_weights, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
 from ...models.training_result import StoredScores
+from ..data.cache.opening import cache_datasets
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.description import DatasetSpec
 from ..runtime.fabric import explain_out_of_memory, open_fabric
 from ..runtime.provenance import hash_images
 from ..runtime.run_folder import IMAGE_HASHES, INITIAL_WEIGHTS, OnStep, RunFolder
+from ..runtime.workers import choose_workers
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
 from .crops import require_crop
@@ -53,6 +55,7 @@ def train(
     device: str = CPU,
     on_step: OnStep = lambda step, steps: None,
     on_score: OnStep = lambda step, steps: None,
+    on_cache: OnStep = lambda step, steps: None,
     log: Log = print,
 ) -> TrainResult:
     """Train a network, evaluate it on the validation images, and write weights.safetensors.
@@ -68,6 +71,7 @@ def train(
         device: `cpu` or `cuda:N`.
         on_step: callback for the number of finished steps and the total.
         on_score: callback for the number of evaluated images and the total.
+        on_cache: callback for the number of images decoded into a cache and the total.
         log: receives remarks on the network, its initial weights and the teacher.
 
     Raises:
@@ -94,8 +98,12 @@ def train(
         return _return_finished(finished, run, log)
     for remark in remarks:
         log(remark)
+    views = config.steps * config.batch * fabric.world_size
+    dataset, validation = cache_datasets((dataset, validation), config.cache, views=views, log=log, on_step=on_cache)
+    workers = choose_workers(config.workers, dataset, config.batch, fabric, log)
+    loading = config.model_copy(update={"workers": workers})
     with explain_out_of_memory(_MEMORY_ADVICE):
-        trainer = NetworkTrainer(network, config, fabric, _weigh_classes(dataset, config), teacher, probe)
+        trainer = NetworkTrainer(network, loading, fabric, _weigh_classes(dataset, config), teacher, probe)
         run_training(trainer, dataset, run, on_step)
         scored = _save_and_score(trainer, definition, run.path / WEIGHTS_FILE, validation, on_score)
     result = TrainResult(
@@ -227,7 +235,7 @@ def _save_and_score(
         except MismatchError as error:
             raise TrainingError(f"{weights}: the trained network cannot be used: {error}") from error
     scores, size = evaluate_network(
-        trainer.network.eval(), validation, fabric=trainer.fabric, workers=trainer.config.workers, on_step=on_score
+        trainer.network.eval(), validation, fabric=trainer.fabric, workers=trainer.config.workers or 0, on_step=on_score
     )
     return describe_scores(weights, scores, validation, VALIDATION_SPLIT, size)
 

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lgc.cache_folder import get_cache_folder
 from lgc.device import Device
 from lgc.errors import FileFormatError, MeasurementError, MismatchError
 from lgc.lut.target import Target
 from lgc.models import SearchSpace
 from lgc.profiler.backends import Workload, get_backend
 from lgc.profiler.backends.base import IMAGE_DTYPE, measure_layers
-from lgc.profiler.backends.cache import get_cache_folder
 from lgc.profiler.backends.trt import backend as trt
 from lgc.profiler.backends.trt import timing_cache as trt_timings
 from lgc.profiler.backends.trt.engine import build_engine, get_device_capability

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+WORKERS_DEFAULT, CACHE_DEFAULT = "by device", "by size"
+"""Descriptions of the defaults of options on loading."""
 _TYPES: dict[str, type] = {"integer": int, "number": float, "string": str, "boolean": bool}
 
 

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ....cache_folder import explain_cache_folder, get_cache_folder
 from ....errors import FileFormatError, OutputError
-from ..cache import explain_cache_folder, get_cache_folder, read_cache_file, write_cache_file
+from ..cache import read_cache_file, write_cache_file
 from .engine import Engine, EngineBuilder, describe_origin
 from .metadata import make_header, parse_engine
 

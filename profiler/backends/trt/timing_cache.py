@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ....cache_folder import get_cache_folder
 from ....errors import FileFormatError, OutputError
-from ..cache import get_cache_folder, read_cache_file, write_cache_file
+from ..cache import read_cache_file, write_cache_file
 from .loader import FULL, Library
 
 TIMING_FOLDER = "timings"

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,24 +126,24 @@ def record_loading() -> Iterator[list[tuple[float, float]]]:
     from lgc.search.runtime import batches
 
     marks: list[tuple[float, float]] = []
-    load = batches._load
+    prefetch = batches._prefetch
 
-    def load_and_record(*arguments: Any) -> Any:
-        loader = iter(load(*arguments))
-        while True:
-            synchronise()  # else a wait for the device would count as a wait for data
-            begun = time.perf_counter()
-            batch = next(loader, None)
-            if batch is None:
-                return
-            marks.append((begun, time.perf_counter()))
-            yield batch
+    def prefetch_and_record(*arguments: Any) -> Any:
+        with closing(prefetch(*arguments)) as loader:
+            while True:
+                synchronise()  # else a wait for the device would count as a wait for data
+                begun = time.perf_counter()
+                batch = next(loader, None)
+                if batch is None:
+                    return
+                marks.append((begun, time.perf_counter()))
+                yield batch
 
-    batches._load = load_and_record
+    batches._prefetch = prefetch_and_record
     try:
         yield marks
     finally:
-        batches._load = load
+        batches._prefetch = prefetch
 
 
 def compare_losses(record: Record, scratch: Path, device: str) -> None:

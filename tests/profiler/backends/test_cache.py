@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lgc import cache_folder
+from lgc.cache_folder import explain_cache_folder, get_cache_folder
 from lgc.errors import FileFormatError, OutputError
-from lgc.profiler.backends import cache as cache_file
-from lgc.profiler.backends.cache import explain_cache_folder, get_cache_folder, read_cache_file, write_cache_file
+from lgc.profiler.backends import cache
+from lgc.profiler.backends.cache import read_cache_file, write_cache_file
 
 HEADER, CONTENT = {"of": "a test", "for": [1, 2]}, b"binary\n\0\nstuff"
 
@@ -44,7 +46,7 @@ def test_users_without_home_get_a_private_cache(monkeypatch, path):
         assert read_cache_file(get_cache_folder("engines") / "entry.file") == (HEADER, CONTENT)
     finally:
         shutil.rmtree(folder.parent)
-        cache_file._get_temporary_folder.cache_clear()
+        cache_folder._get_temporary_folder.cache_clear()
 
 
 def test_file_round_trip(path):
@@ -81,7 +83,7 @@ def test_unwritable_folder_is_an_error(tmp_path):
 
 
 def test_least_recently_used_file_is_evicted(path, monkeypatch):
-    monkeypatch.setattr(cache_file, "MAX_CACHE_BYTES", 3000)
+    monkeypatch.setattr(cache, "MAX_CACHE_BYTES", 3000)
     for age, name in enumerate(("new", "old", "oldest")):
         write_cache_file(path.with_name(name), HEADER, bytes(800))
         os.utime(path.with_name(name), (1000 - age, 1000 - age))
@@ -91,6 +93,6 @@ def test_least_recently_used_file_is_evicted(path, monkeypatch):
 
 
 def test_newest_file_is_never_evicted(path, monkeypatch):
-    monkeypatch.setattr(cache_file, "MAX_CACHE_BYTES", 10)
+    monkeypatch.setattr(cache, "MAX_CACHE_BYTES", 10)
     write_cache_file(path, HEADER, bytes(800))
     assert read_cache_file(path)[1] == bytes(800)

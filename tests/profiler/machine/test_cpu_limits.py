@@ -6,11 +6,11 @@ import os
 
 import pytest
 
+from lgc import control_groups
 from lgc.errors import UsageError
 from lgc.lut import Target
 from lgc.lut.statistics.conditions import describe_throttling
 from lgc.profiler.backends import require_backend
-from lgc.profiler.machine import cpu_limits
 from lgc.profiler.machine.cpu_limits import CpuLimits, Throttling, read_cpu_limits, read_throttling
 from lgc.profiler.machine.monitor import open_monitor
 from lgc.profiler.timing.measure import check_protocol
@@ -29,8 +29,8 @@ FILES = {
 @pytest.fixture
 def groups(monkeypatch, tmp_path):
     """Return a function that writes the control groups of this process: `write(lines, folder, files)`."""
-    monkeypatch.setattr(cpu_limits, "_PROC_CGROUP", tmp_path / "cgroup")
-    monkeypatch.setattr(cpu_limits, "_CGROUPS", tmp_path / "fs")
+    monkeypatch.setattr(control_groups, "_PROC_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(control_groups, "_CGROUPS", tmp_path / "fs")
 
     def write(lines, folder, files):
         (tmp_path / "cgroup").write_text(lines)

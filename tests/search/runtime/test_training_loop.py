@@ -49,7 +49,7 @@ def train(tmp_path):
     def run(on_step=lambda step, steps: None, stop=STEPS):
         trainer, folder = Sum(), RunFolder(tmp_path / "run", "train", {})
         restore_checkpoint(trainer, folder.checkpoint)
-        run_steps(trainer, range(trainer.step, stop), stop, folder, on_step)
+        run_steps(trainer, (step for step in range(trainer.step, stop)), stop, folder, on_step)
         return trainer
 
     return run

@@ -30,7 +30,6 @@ class WaitError(Exception):
 
 
 class _Guard(TorchDispatchMode):
-
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         name = function.overloadpacket.__name__
         is_masked = name.startswith("index") and any(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from lgc.errors import UsageError
 from lgc.models import Architecture, LGCNet
+from lgc.models.nets.peers import build_peer
 from lgc.models.nets.weights import load_weights
 from lgc.search.training import losses
 from lgc.search.training.auxiliary import TrainingNetwork, find_auxiliary_cell
@@ -137,6 +138,17 @@ def test_average_of_tied_and_reassigned_tensors():
     assert mean.network.seen.item() == pytest.approx(expected)
     assert mean.network.mask.tolist() == [0.0, -math.inf]
     assert mean.network.scratch.item() == 0
+
+
+def test_bf16_gradients_of_equal_images_are_finite():
+    """The globally pooled features of Fast-SCNN have no variance then."""
+    torch.manual_seed(0)
+    network = build_peer("fast-scnn", 4).train()
+    images = torch.randn(1, 3, 64, 64).expand(4, -1, -1, -1).contiguous()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(images)
+    losses.ohem_loss(logits, torch.randint(0, 4, (4, 64, 64))).backward()
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in network.parameters())
 
 
 def test_bf16_keeps_float32_weights(trained):

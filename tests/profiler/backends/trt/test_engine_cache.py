@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from lgc.cache_folder import get_cache_folder
 from lgc.errors import FileFormatError, MismatchError
 from lgc.models.onnx.model import TensorSpec
-from lgc.profiler.backends.cache import get_cache_folder, read_cache_file, write_cache_file
+from lgc.profiler.backends.cache import read_cache_file, write_cache_file
 from lgc.profiler.backends.trt import engine_cache as trt_cache
 from lgc.profiler.backends.trt import engine_files as trt_files
 from lgc.profiler.backends.trt.engine import Engine, EngineBuilder

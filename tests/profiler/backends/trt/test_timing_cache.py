@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lgc.profiler.backends.cache import get_cache_folder, read_cache_file, write_cache_file
+from lgc.cache_folder import get_cache_folder
+from lgc.profiler.backends.cache import read_cache_file, write_cache_file
 from lgc.profiler.backends.trt import timing_cache as trt_timings
 from lgc.profiler.backends.trt.loader import FULL, RTX, Library
 from lgc.profiler.backends.trt.timing_cache import share_timings

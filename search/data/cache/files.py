@@ -1,0 +1,224 @@
+"""Cache files: the decoded images and labels of a split in one file, written once and mapped into memory.
+
+A file has the pixels of all images and labels one after another, then an index in JSON, then the length of the index
+and `MAGIC`. A file that was not written to its end has no such end and is not opened.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+
+from ....errors import DataError, FileFormatError
+from ....files import describe
+from ....models.images import RGBImage, read_size
+from ..codings.coding import Coding
+from ..labels import IGNORE, LabelMap
+from ..pairs import Pair
+from .store import FileStore, count_values
+
+MAGIC = b"lgcpixel"
+VERSION = 1
+"""Version of the format, and of the code that decodes files; part of every key."""
+_TAIL = 16
+"""Length of the end: that of the index, 8 bytes, and `MAGIC`."""
+
+OnStep = Callable[[int, int], None]
+"""Callback for the number of decoded images and their total."""
+
+
+def make_key(pairs: Sequence[Pair]) -> str:
+    """Return a digest of a split: paths, sizes and times of its files, the meaning of labels, and the decoders.
+
+    Raises:
+        DataError: A file is missing.
+    """
+    digest = hashlib.sha256(f"{VERSION} {PIL.__version__}\n".encode())
+    codings = dict[Coding, str]()
+    for pair in pairs:
+        coding = codings.setdefault(pair.coding, _describe_coding(pair.coding) if pair.coding not in codings else "")
+        for path in (pair.image, pair.label):
+            digest.update(f"{_describe_file(path)}\n".encode())
+        digest.update(coding.encode())
+    return digest.hexdigest()[:24]
+
+
+def _describe_file(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+
+def _describe_coding(coding: Coding) -> str:
+    """Return everything that the class of a label's value depends on."""
+    evidence = coding.evidence
+    parts = (
+        *(sorted(values.items()) for values in (coding.values, coding.colours, evidence.colours)),
+        *(coding.kind, coding.has_ranges, evidence.has_equal_channels),
+        *(sorted(map(repr, values)) for values in (evidence.kinds, evidence.values, evidence.steps, evidence.palettes)),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Place of an image and its label in the file.
+
+    Attributes:
+        start: Offset of the image; its label follows.
+        height: Height in pixels.
+        width: Width in pixels.
+        counts: Class -> number of its pixels, 255 for ignored ones.
+    """
+
+    start: int
+    height: int
+    width: int
+    counts: Mapping[str, int]
+
+
+def measure_pixels(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
+    """Return height and width of all images, from the headers of the files.
+
+    Raises:
+        DataError: A file is missing, or not an image.
+    """
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(read_size, (pair.image for pair in pairs)))
+
+
+def count_bytes(sizes: Sequence[tuple[int, int]]) -> int:
+    """Return the number of bytes of images of these sizes with their labels, decoded."""
+    return sum(4 * height * width for height, width in sizes)
+
+
+def write_pixels(file: int, pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]], key: str, on_step: OnStep) -> None:
+    """Decode a split into a new file, with as many threads as cores.
+
+    Args:
+        file: Descriptor of the empty file.
+        pairs: Images and labels.
+        sizes: Their heights and widths.
+        key: Key of the split.
+        on_step: Callback for progress.
+
+    Raises:
+        DataError: A file is damaged, or has changed since its size was read.
+        OSError: The file cannot be written.
+    """
+    starts = np.cumsum([0, *(4 * height * width for height, width in sizes)]).tolist()
+
+    def fill(index: int) -> _Entry:
+        pair, start = pairs[index], starts[index]
+        pixels, classes = FileStore().read(pair)
+        if classes.shape != sizes[index]:
+            raise DataError(f"{pair.image} has changed while it was read: run the command again")
+        for part in (pixels, classes):
+            _write_at(file, start, part.tobytes())
+            start += part.size
+        counts = count_values(classes)
+        present = {str(value): int(counts[value]) for value in np.flatnonzero(counts)}
+        return _Entry(starts[index], *sizes[index], present)
+
+    entries = []
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    try:
+        for entry in pool.map(fill, range(len(pairs))):
+            entries.append(vars(entry))
+            on_step(len(entries), len(pairs))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if make_key(pairs) != key:
+        raise DataError(f"files of {pairs[0].image.parent} have changed while they were read: run the command again")
+    names = [[str(pair.image), None if pair.label is None else str(pair.label)] for pair in pairs]
+    index = json.dumps({"key": key, "files": names, "entries": entries}).encode()
+    _write_at(file, starts[-1], index + len(index).to_bytes(8, "little") + MAGIC)
+
+
+def _write_at(file: int, start: int, content: bytes) -> None:
+    """Write all of `content` at an offset: the system may write less than it is given."""
+    rest = memoryview(content)
+    while rest:
+        done = os.pwrite(file, rest, start)
+        rest, start = rest[done:], start + done
+
+
+class PixelCache:
+    """Images and labels of a split in a cache file, mapped into memory; processes share the memory.
+
+    Args:
+        path: The file.
+        key: Expected key of the split.
+        file: Its descriptor, to be closed with the cache; None opens the path.
+
+    Raises:
+        FileFormatError: The file is missing, not complete, or of another split.
+    """
+
+    def __init__(self, path: Path, key: str, file: int | None = None) -> None:
+        self.path, self.key = path, key
+        try:
+            self._file = os.open(path, os.O_RDONLY) if file is None else file
+            with suppress(OSError):  # some file systems have no locks
+                fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a file in use is not evicted
+            index = self._read_index()
+            self._pixels = np.frombuffer(mmap.mmap(self._file, 0, access=mmap.ACCESS_READ), np.uint8)
+        except OSError as error:
+            raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
+        files = (tuple(names) for names in index["files"])
+        self._entries = dict(zip(files, (_Entry(**entry) for entry in index["entries"]), strict=True))
+
+    def _read_index(self) -> dict[str, Any]:
+        """Return the index at the end of the file, checked."""
+        size = os.fstat(self._file).st_size
+        tail = os.pread(self._file, _TAIL, max(size - _TAIL, 0))
+        length = int.from_bytes(tail[:8], "little")
+        if tail[8:] != MAGIC or length > size - _TAIL:
+            raise FileFormatError(f"{self.path} is not a complete cache of images ({describe(self.path)})")
+        index: dict[str, Any] = json.loads(os.pread(self._file, length, size - _TAIL - length))
+        if index["key"] != self.key:
+            raise FileFormatError(f"{self.path} is the cache of other images")
+        return index
+
+    def __reduce__(self) -> tuple[type[PixelCache], tuple[Path, str]]:
+        """Return how another process opens the same cache."""
+        return PixelCache, (self.path, self.key)
+
+    def __del__(self) -> None:
+        """Close the file, which also frees it for eviction."""
+        with suppress(AttributeError, OSError):
+            os.close(self._file)
+
+    def _find(self, pair: Pair) -> _Entry:
+        return self._entries[str(pair.image), None if pair.label is None else str(pair.label)]
+
+    def read(self, pair: Pair) -> tuple[RGBImage, LabelMap]:
+        """Return an image and its label, read-only parts of the file; see `PixelStore`."""
+        entry = self._find(pair)
+        area = entry.height * entry.width
+        pixels, classes = np.split(self._pixels[entry.start : entry.start + 4 * area], [3 * area])
+        return pixels.reshape(entry.height, entry.width, 3), classes.reshape(entry.height, entry.width)
+
+    def count(self, pair: Pair) -> npt.NDArray[np.int64]:
+        """Return the number of pixels of each class of a label, see `PixelStore`."""
+        counts = np.zeros(IGNORE + 1, np.int64)
+        for value, count in self._find(pair).counts.items():
+            counts[int(value)] = count
+        return counts

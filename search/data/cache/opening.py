@@ -1,0 +1,269 @@
+"""Opening a cache of decoded images: an existing one, or a new one in memory or on the disk, by what fits."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+from ....cache_folder import get_cache_folder
+from ....errors import FileFormatError, OutputError, UsageError
+from ....files import atomic_path, ensure_folder, remove_stale
+from ..datasets import SegmentationDataset
+from ..pairs import Pair
+from . import CacheMode
+from .files import OnStep, PixelCache, count_bytes, make_key, measure_pixels, write_pixels
+from .limits import read_free_memory
+
+MIN_EPOCHS = 2
+"""Number of times that an image must be read for a cache to be made by default."""
+MAX_SHARE = 0.5
+"""Largest share of the free memory, or of the free space of the disk, that a cache takes by default."""
+UNUSED_S = 30 * 86_400
+"""Age in seconds after which a cache on the disk that nobody opens is removed when another is made."""
+_SUFFIX, _POINTER = ".pixels", ".memory"
+"""Suffixes of caches on the disk, and of files that name one in the memory of a process."""
+Log = Callable[[str], None]
+"""Receives remarks, one line each."""
+
+
+def cache_datasets(
+    datasets: Sequence[SegmentationDataset],
+    mode: CacheMode | None,
+    *,
+    views: int,
+    log: Log = print,
+    on_step: OnStep = lambda step, steps: None,
+) -> list[SegmentationDataset]:
+    """Return datasets whose files are decoded once: from an existing cache, or after making one.
+
+    Processes that ask for the same files at the same time share one cache. A cache in memory lives as long as a process
+    that uses it. A file that changes afterwards is not noticed before the next opening, which makes a new cache.
+
+    Args:
+        datasets: Datasets; the first is the one that is trained on.
+        mode: `ram`, `disk` or `off`; None for the memory where the pixels fit into half of what is free, else the disk
+            where they fit into half of its free space, else none; and none where an image is hardly read twice.
+        views: Number of images of the first dataset that will be read.
+        log: Receives the place and the size of a new cache before it is made.
+        on_step: Callback for the number of decoded images and their total.
+
+    Raises:
+        UsageError: The memory is too small for `ram`.
+        OutputError: The folder for `disk` is full or cannot be written.
+        DataError: A file is damaged.
+    """
+    if mode == "off":
+        return list(datasets)
+    folder = get_cache_folder("pixels")
+    pairs = {make_key(dataset.pairs): dataset.pairs for dataset in datasets}
+    stores = _open_stores(folder, pairs, mode)
+    if len(stores) < len(pairs) and (mode is not None or views >= MIN_EPOCHS * len(datasets[0])):
+        with ExitStack() as locks:
+            for key in sorted(pairs):
+                locks.enter_context(_lock(folder, key, required=mode == "disk"))
+            stores = _open_stores(folder, pairs, mode)  # another process may have made them meanwhile
+            stores |= _make_stores(folder, {key: pairs[key] for key in pairs if key not in stores}, mode, log, on_step)
+    found = [stores.get(key) for key in (make_key(dataset.pairs) for dataset in datasets)]
+    return [d if store is None else d.use_store(store) for d, store in zip(datasets, found, strict=True)]
+
+
+def _open_stores(folder: Path, pairs: Iterable[str], mode: CacheMode | None) -> dict[str, PixelCache]:
+    """Return the caches that exist, by key."""
+    stores = {key: _open_existing(folder, key, mode) for key in pairs}
+    return {key: store for key, store in stores.items() if store is not None}
+
+
+def _make_stores(
+    folder: Path, missing: Mapping[str, Sequence[Pair]], mode: CacheMode | None, log: Log, on_step: OnStep
+) -> dict[str, PixelCache]:
+    """Return new caches by key; none where they do not fit."""
+    sizes = {key: measure_pixels(pairs) for key, pairs in missing.items()}
+    size, images = sum(map(count_bytes, sizes.values())), sum(map(len, sizes.values()))
+    place = mode or _choose_place(folder, size, log)
+    if place == "off" or not missing:
+        return {}
+    _require_space(place, folder, size)
+    where = "memory" if place == "ram" else str(folder)
+    log(f"cache: decoding {images} images once, {_format_bytes(size)} in {where} (see --cache)")
+    stores = dict[str, PixelCache]()
+    make, finished = _make_in_memory if place == "ram" else _make_on_disk, 0
+    for key, pairs in missing.items():
+        stores[key] = make(folder, key, pairs, sizes[key], partial(_report, on_step, finished, images))
+        finished += len(pairs)
+    return stores
+
+
+def _report(on_step: OnStep, finished: int, images: int, step: int, _: int) -> None:
+    """Report a step of one of several caches."""
+    on_step(finished + step, images)
+
+
+def _open_existing(folder: Path, key: str, mode: CacheMode | None) -> PixelCache | None:
+    """Return a cache that has been made before, in the memory of a running process or on the disk; None without one."""
+    if mode != "disk":
+        with suppress(OSError, ValueError, FileFormatError):
+            return PixelCache(Path(json.loads(_name_pointer(folder, key).read_text())), key)
+    if mode != "ram":
+        path = folder / f"{key}{_SUFFIX}"
+        with suppress(FileFormatError):
+            store = PixelCache(path, key)
+            with suppress(OSError):  # the folder may be read-only
+                os.utime(path)
+            return store
+    return None
+
+
+def _name_pointer(folder: Path, key: str) -> Path:
+    """Return the file that names a cache in the memory of this machine."""
+    return folder / f"{key}-{os.uname().nodename}{_POINTER}"
+
+
+def _choose_place(folder: Path, size: int, log: Log) -> CacheMode:
+    """Return the place of a new cache by what fits."""
+    memory = read_free_memory()
+    if size <= MAX_SHARE * memory:
+        return "ram"
+    try:
+        ensure_folder(folder)
+        disk = _evict(folder, int(size / MAX_SHARE))
+        if size <= MAX_SHARE * disk:
+            return "disk"
+        space = f"{_format_bytes(disk)} on the disk of {folder}"
+    except OutputError as error:
+        space = str(error)
+    log(
+        f"no cache: {_format_bytes(size)} of decoded images are more than half of the free space, "
+        f"{_format_bytes(memory)} in memory and {space}; --cache ram or disk uses more, LGC_CACHE names another disk"
+    )
+    return "off"
+
+
+def _require_space(place: CacheMode, folder: Path, size: int) -> None:
+    """Check that a cache fits, after the eviction of others.
+
+    Raises:
+        UsageError: The memory is too small.
+        OutputError: The disk is too small.
+    """
+    if place == "ram":
+        free = read_free_memory()
+        if size > free:
+            raise UsageError(
+                f"--cache ram: the decoded images need {_format_bytes(size)}, {_format_bytes(free)} of memory are "
+                "free: use --cache disk or off"
+            )
+        return
+    free = _evict(folder, size)
+    if size > free:
+        raise OutputError(
+            f"--cache disk: the decoded images need {_format_bytes(size)}, {folder} has {_format_bytes(free)} free: "
+            "name a folder on another disk in LGC_CACHE, or use --cache off"
+        )
+
+
+def _make_in_memory(
+    folder: Path, key: str, pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]], on_step: OnStep
+) -> PixelCache:
+    """Decode images into anonymous memory, which the system frees with its last user, whatever ends it."""
+    file = os.memfd_create(f"lgc-{key}")
+    try:
+        write_pixels(file, pairs, sizes, key, on_step)
+    except BaseException:
+        os.close(file)
+        raise
+    path = Path(f"/proc/{os.getpid()}/fd/{file}")  # other processes of the user open it, too
+    store = PixelCache(path, key, file)
+    with suppress(OSError):  # others cannot share it then
+        _name_pointer(folder, key).write_text(json.dumps(str(path)))
+    return store
+
+
+def _make_on_disk(
+    folder: Path, key: str, pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]], on_step: OnStep
+) -> PixelCache:
+    """Decode images into a file of the cache folder, which appears when it is complete."""
+    path = folder / f"{key}{_SUFFIX}"
+    with atomic_path(path, replace=True) as temporary:
+        file = os.open(temporary, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            _allocate(file, count_bytes(sizes))
+            write_pixels(file, pairs, sizes, key, on_step)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the cache {path}: {error.strerror or error}: name another folder in LGC_CACHE, or use "
+                "--cache off"
+            ) from error
+        finally:
+            os.close(file)
+    return PixelCache(path, key)
+
+
+def _allocate(file: int, size: int) -> None:
+    """Reserve the space of a file, so that a full disk is known before images are decoded."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # else the file system cannot reserve space
+            raise
+
+
+@contextmanager
+def _lock(folder: Path, key: str, *, required: bool) -> Iterator[None]:
+    """Let one process at a time make the cache of a split.
+
+    Raises:
+        OutputError: The folder cannot be written, and this is `required`.
+    """
+    try:
+        ensure_folder(folder)
+        file = os.open(folder / f"{key}.lock", os.O_CREAT | os.O_RDONLY, 0o644)  # perhaps another user's
+    except (OutputError, OSError) as error:
+        if required:
+            raise OutputError(
+                f"--cache disk: {error}; name another folder in LGC_CACHE, or use --cache ram or off"
+            ) from error
+        yield
+        return
+    try:
+        with suppress(OSError):  # some file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _evict(folder: Path, size: int) -> int:
+    """Remove caches that nobody has opened for 30 days, then the least recently used until `size` bytes are free.
+
+    Caches in use are kept, and all younger ones if even their removal would not do. Return the free bytes.
+    """
+    caches = []
+    for path in folder.glob(f"*{_SUFFIX}"):
+        remove_stale(path)
+        with suppress(OSError):  # another process may have removed the file
+            status = path.stat()
+            caches.append((status.st_mtime, status.st_size, path))
+    free = shutil.disk_usage(folder).free
+    is_possible = free + sum(length for _, length, _ in caches) >= size
+    for used, length, path in sorted(caches):
+        is_needed = is_possible and free < size
+        if not is_needed and time.time() - used < UNUSED_S:
+            break
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            free += length
+    return free
+
+
+def _format_bytes(size: float) -> str:
+    """Format a number of bytes, e.g. 29.2 GB or 253 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

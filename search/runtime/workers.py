@@ -1,0 +1,64 @@
+"""Number of data-loading processes, by the device, the cores and the shared memory of the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from ..data.datasets import SegmentationDataset
+
+MAX_WORKERS = 8
+"""Largest number of data-loading processes of a training process by default."""
+PREFETCHED = 2
+"""Batches that each data-loading process prepares ahead: torch's default."""
+SHARED_MEMORY = "/dev/shm"
+"""Folder in which torch puts what processes share."""
+
+
+def choose_workers(
+    requested: int | None,
+    dataset: SegmentationDataset,
+    batch: int,
+    fabric: Fabric,
+    log: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Return the number of data-loading processes of this process: the requested one, or by the machine.
+
+    A training on a CPU needs none: a thread reads ahead, and all cores compute. On a GPU the other cores load, as far
+    as the shared memory has room for their batches.
+
+    Args:
+        requested: Number that the user asked for; None for the default.
+        dataset: Dataset to load from.
+        batch: Images in a batch of this process.
+        fabric: Device and processes.
+        log: Receives a remark if the shared memory has no room.
+    """
+    if requested is not None:
+        return requested
+    if fabric.device.type == "cpu":
+        return 0
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    wanted = min(len(os.sched_getaffinity(0)) // processes - 1, MAX_WORKERS)
+    pixels, _ = dataset.store.read(dataset.pairs[0])
+    size = PREFETCHED * batch * 4 * (pixels.size // 3)
+    room = _read_free_bytes(SHARED_MEMORY) // (size * processes)
+    if wanted > 0 and room < 1:
+        log(
+            f"no data-loading processes: {SHARED_MEMORY} has no room for batches (Docker: --shm-size 8g); --workers N "
+            "tries anyway"
+        )
+    return max(min(wanted, room), 0)
+
+
+def _read_free_bytes(folder: str) -> int:
+    """Return the free bytes of a file system; 0 where it does not exist."""
+    with suppress(OSError):
+        status = os.statvfs(folder)
+        return status.f_bavail * status.f_frsize
+    return 0

@@ -1,0 +1,87 @@
+"""Batches: the same bits from any number of processes, whatever reads them, and nothing left behind."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import pytest
+import torch
+
+from lgc.errors import DataError
+from lgc.search.data.cache.opening import cache_datasets
+from lgc.search.data.datasets import load_dataset
+from lgc.search.runtime.batches import load_batches, load_single_images
+
+
+@pytest.fixture
+def dataset(scenes):
+    return load_dataset(scenes, "train", (24, 32), augment=True, seed=5)
+
+
+def collect(dataset, **options):
+    with closing(load_batches(dataset, 3, 1, start=2, stop=7, **options)) as batches:
+        return [*batches]
+
+
+def require_equal(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        assert torch.equal(batch[0], other[0])
+        assert torch.equal(batch[1], other[1])
+
+
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("mode", ["off", "ram", "disk"])
+def test_cache_and_workers_change_no_bit(scenes, tmp_path, monkeypatch, augment, workers, mode):
+    monkeypatch.setenv("LGC_CACHE", str(tmp_path))
+    dataset = load_dataset(scenes, "train", (24, 32), augment=augment, seed=5)
+    (cached,) = cache_datasets([dataset], mode, views=1, log=lambda line: None)
+    assert (cached is dataset) == (mode == "off")
+    require_equal(collect(dataset), collect(cached, workers=workers))
+
+
+def test_threads_change_no_bit(dataset):
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(collect(dataset))
+    finally:
+        torch.set_num_threads(before)
+    require_equal(*results)
+
+
+def test_batches_are_views_of_the_dataset(dataset):
+    (images, labels), *_ = collect(dataset)
+    views = {
+        tuple(part.numpy().tobytes() for part in dataset.view(index, epoch)) for index in range(8) for epoch in (0, 1)
+    }
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert {
+        (image.numpy().tobytes(), label.numpy().tobytes()) for image, label in zip(images, labels, strict=True)
+    } < views
+
+
+def test_abandoned_batches_leave_no_thread(dataset):
+    batches = load_batches(dataset, 3, 1, start=0, stop=1000)
+    next(batches)
+    assert any(thread.name.startswith("lgc-batches") for thread in threading.enumerate())
+    batches.close()
+    assert not any(thread.name.startswith("lgc-batches") for thread in threading.enumerate())
+
+
+def test_error_comes_with_its_batch(scenes, tmp_path):
+    from shutil import copytree
+
+    dataset = load_dataset(copytree(scenes, tmp_path / "copy"), "train", (24, 32))
+    dataset.pairs[2].image.write_bytes(b"\x89PNG broken")
+    images = load_single_images(dataset)
+    assert [next(images)[0], next(images)[0]] == [0, 1]
+    with pytest.raises(DataError, match=dataset.pairs[2].image.name):
+        next(images)
+
+
+def test_no_steps_are_no_batches(dataset):
+    assert [*load_batches(dataset, 3, 1, start=4, stop=4)] == []
