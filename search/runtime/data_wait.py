@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 MAX_SHARE = 0.2
 """Share of the time of the steps above which waiting is worth a remark."""
 REMARK_S = 30.0
-"""Seconds of steps after which the share is known well enough for a remark."""
+"""Seconds of steps after which the share is precise enough for a remark."""
 MIN_REMARK_S = 10.0
 """Seconds of steps that are enough for a remark at the end of a training."""
 _LOG = logging.getLogger("lgc.training")

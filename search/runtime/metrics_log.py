@@ -143,10 +143,10 @@ class MetricsLog:
 
 def _read_tensors(records: Sequence[MetricsRecord], fabric: Fabric) -> list[MetricsRecord]:
     """Return records with the means of their tensors over all processes, by one message and one copy to the host."""
-    places = [(record, name) for record in records for name, value in record.items() if isinstance(value, Tensor)]
-    if not places:
+    tensors = [(record, name) for record in records for name, value in record.items() if isinstance(value, Tensor)]
+    if not tensors:
         return [*records]
-    values = torch.stack([record[name].detach().to(fabric.device, torch.float32) for record, name in places])  # type: ignore[literal-required]
+    values = torch.stack([record[name].detach().to(fabric.device, torch.float32) for record, name in tensors])  # type: ignore[literal-required]
     numbers = iter(all_reduce_mean(values, fabric).tolist())
     return [
         cast(

@@ -125,7 +125,7 @@ class _FlushSteps:
         self._last, self._next, self._flushed = step, step + 1, time.monotonic()
 
     def is_due(self, step: int) -> bool:
-        """Return True if the log is to be flushed after `step` finished steps."""
+        """Return True if the log must be flushed after `step` finished steps."""
         return step >= self._next
 
     def plan(self, step: int, fabric: Fabric) -> None:

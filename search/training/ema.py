@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...models.nets.weights import copy_infinite_tensors
 
-_Place = tuple[dict[str, Tensor], str]
+_Slot = tuple[dict[str, Tensor], str]
 """Dictionary of a module's parameters or buffers, and a name in it."""
 
 
@@ -33,9 +33,9 @@ class WeightAverage:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.source, self.decay = network, decay
         infinite, seen = copy_infinite_tensors(network), set[int]()
-        self._averaged: list[tuple[_Place, _Place]] = []
-        self._copied: list[tuple[_Place, _Place]] = []
-        for (name, own), (_, source) in zip(_list_places(self.network), _list_places(network), strict=True):
+        self._averaged: list[tuple[_Slot, _Slot]] = []
+        self._copied: list[tuple[_Slot, _Slot]] = []
+        for (name, own), (_, source) in zip(_list_tensors(self.network), _list_tensors(network), strict=True):
             tensor = own[0][own[1]]
             if tensor.data_ptr() in seen:  # a tied tensor, which one update changes under all of its names
                 continue
@@ -56,10 +56,10 @@ class WeightAverage:
             torch._foreach_copy_(*_read(self._copied))
 
 
-def _list_places(network: nn.Module) -> Iterator[tuple[str, _Place]]:
-    """Yield each tensor of a network's state by name, and where its module holds it.
+def _list_tensors(network: nn.Module) -> Iterator[tuple[str, _Slot]]:
+    """Yield each tensor of a network's state by name, and its slot.
 
-    A module may assign a new tensor to a buffer at any step: the place stays.
+    A module may assign a new tensor to a buffer at any step: the slot stays.
     """
     for prefix, module in network.named_modules():
         for tensors in (module._parameters, module._buffers):
@@ -68,6 +68,6 @@ def _list_places(network: nn.Module) -> Iterator[tuple[str, _Place]]:
                     yield f"{prefix}.{name}" if prefix else name, (tensors, name)
 
 
-def _read(places: list[tuple[_Place, _Place]]) -> tuple[list[Tensor], list[Tensor]]:
+def _read(pairs: list[tuple[_Slot, _Slot]]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the present tensors of the average and of the network."""
-    return [own[0][own[1]] for own, _ in places], [source[0][source[1]] for _, source in places]
+    return [own[0][own[1]] for own, _ in pairs], [source[0][source[1]] for _, source in pairs]
