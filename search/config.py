@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..models.space.protocol import DENSE, SCOPES
+from ..precisions import Precision
 from .training.config import Balanced, Batch, Cache, Count, Crop, Natural, NonNegative, Positive, Seed, Share, Workers
 
 ARCH_LR = 1e-3
@@ -143,3 +144,10 @@ class SearchConfig(BaseModel):
     def communication_lr(self) -> float:
         """Learning rate of the communication: its thousands of weights would saturate a cell at a raised rate."""
         return min(ARCH_LR * math.sqrt(self.resolved_arch_lr / ARCH_LR), self.resolved_arch_lr)
+
+
+class SearchRunConfig(SearchConfig):
+    """Settings of a search, and the precision of its supernet's training, as a run folder stores them."""
+
+    precision: Precision = "fp32"
+    """Precision of the training."""

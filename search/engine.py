@@ -11,7 +11,7 @@ from ..device import CPU
 from ..lut.predictor import Predictor
 from ..models.space.lgcnet import LGCNetSpace
 from ..models.space.protocol import ARCHITECTURE_FILE, Space
-from .config import SearchConfig
+from .config import SearchConfig, SearchRunConfig
 from .constraint.constraint import CostConstraint
 from .constraint.feasibility import (
     describe_inactive_targets,
@@ -21,20 +21,21 @@ from .constraint.feasibility import (
 )
 from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
+from .crops import require_crop
 from .data.cache.opening import Log, cache_datasets
 from .data.datasets import load_dataset, require_classes, split_halves
 from .data.description import read_dataset
 from .results import FrontResult, SearchResult
-from .runtime.fabric import explain_out_of_memory, open_fabric
+from .runtime.fabric import explain_out_of_memory, open_fabric, require_equal_settings
 from .runtime.provenance import hash_images, write_provenance
 from .runtime.run_folder import OnStep, RunFolder
+from .runtime.run_settings import BATCH_PER_PROCESS, resume_settings
 from .runtime.training_loop import restore_checkpoint
 from .runtime.workers import choose_workers
 from .selection.finalize import finalize
 from .supernet.blocks import BlockDecisions
 from .supernet.supernet_trainer import SupernetTrainer
-from .training.config import HOST_FIELDS
-from .training.crops import require_crop
+from .training.config import HOST_FIELDS, divide_batch
 from .training.losses import compute_class_weights, require_labelled
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def search(
     config: SearchConfig,
     *,
     device: str = CPU,
-    precision: str = "fp32",
+    precision: str | None = None,
     measure: MeasureLatency | None = None,
     on_step: OnStep = lambda step, steps: None,
     on_cache: OnStep = lambda step, steps: None,
@@ -61,8 +62,9 @@ def search(
     """Search a space for architectures; with one point of targets or none, the result is `out`/architecture.json.
 
     With several points, all share the warm-up, and each has its own run folder under `out`. An interrupted search
-    resumes from its last checkpoint; a finished one returns its result. Under torchrun every process makes the same
-    call and gets the result.
+    resumes from its last checkpoint; a finished one returns its result. Both keep their own settings where `config` has
+    none: those that are not passed to its constructor. Under torchrun every process makes the same call and gets the
+    result.
 
     Args:
         predictors: space and latencies: one predictor per table, all for the same space and scope.
@@ -70,11 +72,12 @@ def search(
         out: run folder.
         config: settings.
         device: device for the supernet's training, `cpu` or `cuda:N`; it may differ from the tables' devices.
-        precision: precision of the supernet's training: `fp32`, `bf16` or `fp16`.
+        precision: precision of the supernet's training: `fp32`, `bf16` or `fp16`; None for that of a resumed run, else
+            fp32.
         measure: measurement for the refinement of results; see `refinement`.
         on_step: callback for the number of finished steps and the total.
         on_cache: callback for the number of images decoded into a cache and the total.
-        log: receives remarks on the loading of data.
+        log: receives remarks on the settings of a resumed run and on the loading of data.
 
     Returns:
         The architecture's path, its latency, and statistics of the search; with several points, a front of these.
@@ -86,7 +89,9 @@ def search(
         TrainingError: a loss is NaN or infinite, or memory ran out.
     """
     tables = [predictors] if isinstance(predictors, Predictor) else list(predictors)
-    context = _open_context(tables, data, out, config, (device, precision), on_step)
+    given = config.model_dump(exclude_unset=True) | ({} if precision is None else {"precision": precision})
+    config = SearchRunConfig(**resume_settings(SearchRunConfig, given, out, SEARCH_STAGE, log))
+    context = _open_context(tables, data, out, config, device, on_step)
     if measure is not None:
         require_refinable(config, len(tables))
         context = replace(context, measure=measure, settings=context.settings | {"landing": "measured"})
@@ -108,8 +113,8 @@ def _open_context(
     tables: Sequence[Predictor],
     data: Path,
     out: Path,
-    config: SearchConfig,
-    device_and_precision: tuple[str, str],
+    config: SearchRunConfig,
+    device: str,
     on_step: OnStep,
 ) -> SearchContext:
     """Validate tables, settings and data, and open the dataset and the device."""
@@ -124,7 +129,8 @@ def _open_context(
     halves = split_halves(augmented, config.seed)
     for half, purpose in zip(halves, ("weights", "architecture"), strict=True):
         require_labelled(half, "train", f"the half of it for the {purpose}")
-    fabric = open_fabric(*device_and_precision)
+    fabric = open_fabric(device, config.precision)
+    require_equal_settings(config.model_dump(mode="json", exclude=HOST_FIELDS), fabric)
     settings: dict[str, JsonValue] = {
         **config.model_dump(mode="json", exclude=HOST_FIELDS),
         "space": space.fingerprint,
@@ -132,8 +138,8 @@ def _open_context(
         **plain.spec.settings,
         "images": [hash_images(half) for half in halves],
         "latency": [predictor.fingerprint for predictor in tables],
-        "precision": device_and_precision[1],
         "processes": fabric.world_size,
+        BATCH_PER_PROCESS: divide_batch(config.batch, fabric.world_size),
     }
     return SearchContext(
         predictors=tables,
@@ -152,9 +158,9 @@ def _open_context(
 def _prepare_loading(context: SearchContext, on_cache: OnStep, log: Log) -> SearchContext:
     """Return the context with a cache of the images, the number of data-loading processes, and class weights."""
     config, fabric = context.config, context.fabric
-    views = config.steps * config.batch * fabric.world_size
+    views = config.steps * config.batch
     (images,) = cache_datasets([context.images], config.cache, views=views, log=log, on_step=on_cache)
-    workers = choose_workers(config.workers, images, config.batch, fabric, log)
+    workers = choose_workers(config.workers, images, divide_batch(config.batch, fabric.world_size), fabric, log)
     weights, architecture = (half.use_store(images.store) for half in context.halves)
     return replace(
         context,

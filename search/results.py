@@ -86,12 +86,15 @@ class SearchResult(Result):
         tried: number of architectures compared in the supernet.
         passes: forward passes that the strategy used.
         trial_losses: loss of each candidate after its trial; None for a candidate that diverged.
+        trial_mious: mIoU of each candidate after its trial, in percent, which ranks them; None for a candidate that
+            diverged, and without a labelled pixel; empty in results of earlier versions, which ranked by loss.
+        trial_seeds: seed of each trial: of initial weights, order of images and views; empty in earlier results.
         trial_steps: steps of each trial; 0 without trials.
         loss_before: mean loss of sampled paths.
         loss_likeliest: loss of the most probable architecture; None for a strategy without probabilities.
         gap: `loss_likeliest` - `loss_before`.
         loss_after: loss of the architecture in the supernet.
-        dominated: True if another point of the front is at least as fast and has a lower loss; None outside a front.
+        dominated: True if another point of the front is at least as fast and more accurate; None outside a front.
     """
 
     architecture: Path
@@ -118,6 +121,8 @@ class SearchResult(Result):
     tried: int
     passes: int
     trial_losses: list[float | None]
+    trial_mious: list[float | None] = field(default_factory=list)
+    trial_seeds: list[int] = field(default_factory=list)
     trial_steps: int
     loss_before: float
     loss_likeliest: float | None
@@ -139,12 +144,23 @@ class SearchResult(Result):
         return (self.measured_ms / self.target_ms - 1) * 100
 
     def dominates(self, other: SearchResult) -> bool:
-        """Return True if this point is at least as fast as another on every table and has a lower loss.
+        """Return True if this point is at least as fast as another on every table, and more accurate.
 
-        The loss is the lowest after a trial, or in the supernet without trials.
+        More accurate: a higher mIoU after the best trial, where the architectures differ and not only the seeds of
+        their trials; without both, a lower loss after a trial, or in the supernet without trials.
         """
-        pairs = zip(self.rows, other.rows, strict=True)
-        return self._lowest_loss < other._lowest_loss and all(a.predicted_ms <= b.predicted_ms for a, b in pairs)
+        pairs = [(a.predicted_ms, b.predicted_ms) for a, b in zip(self.rows, other.rows, strict=True)]
+        if not all(a <= b for a, b in pairs):
+            return False
+        if self.best_trial_miou is None or other.best_trial_miou is None:
+            return self._lowest_loss < other._lowest_loss
+        is_same = all(a == b for a, b in pairs) and self.operators == other.operators
+        return self.best_trial_miou > other.best_trial_miou and not is_same
+
+    @property
+    def best_trial_miou(self) -> float | None:
+        """Highest mIoU of a trial, that of the result; None without one."""
+        return max((miou for miou in self.trial_mious if miou is not None), default=None)
 
     @property
     def _lowest_loss(self) -> float:

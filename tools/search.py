@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import LgcError, UsageError
-from ..search.config import SearchConfig
-from ..search.training.config import TrainConfig
+from ..search.config import SearchRunConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     announce_dataset,
@@ -58,8 +57,9 @@ MAX_INTERVAL_PCT = 10.0
 """Half width of a table's prediction interval above which a warning is printed."""
 
 SEARCH_FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "communication", "fusion", "latency_term",
-          "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "cache", "seed")  # fmt: skip
-"""Fields of `SearchConfig` that are options."""
+          "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "cache", "seed",
+          "precision")  # fmt: skip
+"""Fields of `SearchRunConfig` that are options."""
 
 ABOVE_ZERO = {"exclusiveMinimum": 0.0}
 """Bounds of targets."""
@@ -92,9 +92,8 @@ MeasureOption = Annotated[
 
 
 @app.command()
-@add_options(TrainConfig, "precision")
 @add_options(
-    SearchConfig,
+    SearchRunConfig,
     *SEARCH_FIELDS,
     steps="80 epochs of half the images",
     workers=WORKERS_DEFAULT,
@@ -105,7 +104,6 @@ def search(
     lut: Annotated[list[Path], typer.Option(metavar="T.lut", help="Latency table of a target device; repeatable.")],
     data: DataOption,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder; an interrupted search in it is resumed.")],
-    precision: str,
     space: Annotated[str | None, make_space_option("the table's")] = None,
     target_ms: TargetMsOption = None,
     target_fps: TargetFpsOption = None,
@@ -124,8 +122,12 @@ def search(
     """
     if is_given(context, "beta") and not settings["latency_term"]:
         raise UsageError("--beta is the weight of the latency term: remove it or --no-latency-term")
-    settings |= _group_targets(target_ms, target_fps, len(lut))
-    config = SearchConfig(**{**settings, "steps": settings["steps"] or 1})
+    from ..search.runtime.run_settings import resume_settings
+
+    given = {name: value for name, value in settings.items() if is_given(context, name)}
+    given |= _group_targets(target_ms, target_fps, len(lut))
+    settings = resume_settings(SearchRunConfig, given, out, "search", say)
+    config = SearchRunConfig(**{"steps": 1, **settings})
     share_cores()
     load_operators(plugin)
     predictors, warnings = _open_predictors(lut, space, data, config.scope, out)
@@ -136,8 +138,7 @@ def search(
     from ..search.results import FrontResult
     from ..search.runtime.run_folder import is_finished
 
-    batch = config.batch * count_processes()
-    steps = settings["steps"] or default_search_steps(data, predictors[0].space, batch)
+    steps = settings.get("steps") or default_search_steps(data, predictors[0].space, config.batch)
     config = config.model_copy(update={"steps": steps, "targets_ms": targets_ms or config.targets_ms})
     warnings = [*conversions, *list_inactive_targets(predictors, config), *warnings]
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
@@ -155,7 +156,6 @@ def search(
             out,
             config,
             device=chosen_device,
-            precision=precision,
             measure=make_latency_meter(predictors[0].table_path, config.scope) if measure else None,
             on_step=on_step,
             on_cache=make_step_progress("decoding", on_progress),
@@ -287,8 +287,10 @@ def _warn_of_interval(predictor: Predictor) -> str | None:
 
 def _group_targets(
     target_ms: Sequence[float] | None, target_fps: Sequence[float] | None, tables: int
-) -> dict[str, tuple[tuple[float, ...], ...]]:
-    """Return the settings of the targets: points of the front with one target per table, in the given order.
+) -> dict[str, tuple[tuple[float, ...], ...] | None]:
+    """Return the settings of the targets, none without a target.
+
+    They are points of the front with one target per table, in the given order.
 
     The latencies of frame rates are those by the median until the tables are known, see `_convert_frame_rates`.
 
@@ -298,13 +300,15 @@ def _group_targets(
     if target_ms and target_fps:
         raise UsageError("use --target-ms or --target-fps, not both")
     targets = target_fps or target_ms or []
+    if not targets:
+        return {}
     if len(targets) % tables:
         raise UsageError(
             f"{tables} tables, but {format_count(len(targets), 'target')}: each point of a front needs one per table"
         )
     points = tuple(tuple(targets[first : first + tables]) for first in range(0, len(targets), tables))
     if not target_fps:
-        return {"targets_ms": points}
+        return {"targets_ms": points, "targets_fps": None}
     return {"targets_ms": tuple(tuple(1000 / fps for fps in point) for point in points), "targets_fps": points}
 
 
@@ -349,7 +353,8 @@ def _warn_if_collapsed(results: Sequence[SearchResult]) -> None:
 
 def _make_table(results: Sequence[SearchResult]) -> Table:
     rates = ("target FPS", "predicted FPS") if results[0].target_fps is not None else ()
-    names = ("target ms", "predicted ms", "90 % interval", *rates, "loss", "steps", "seconds")
+    trials = ("trial mIoU",) if any(result.trial_steps for result in results) else ()
+    names = ("target ms", "predicted ms", "90 % interval", *rates, "loss", *trials, "steps", "seconds")
     table = grid("architectures", *names, numbers=len(names))
     for result in results:
         low, high = result.predicted_low_ms, result.predicted_high_ms
@@ -360,6 +365,7 @@ def _make_table(results: Sequence[SearchResult]) -> Table:
             *([" / ".join(format_number(row.target_fps, ".4g") for row in result.rows)] if rates else ()),
             *([" / ".join(format_number(row.predicted_fps, ".4g") for row in result.rows)] if rates else ()),
             f"{result.loss_after:.3f}",
+            *([format_number(result.best_trial_miou, ".1f")] if trials else ()),
             str(result.steps),
             f"{result.seconds:.0f}",
         )
@@ -378,11 +384,26 @@ def _format_lines(results: Sequence[SearchResult]) -> list[str]:
             f"architecture  {result.architecture}",
             *([f"  {'; '.join(parts)}"] if parts else []),
             *_format_measurement(result),
-            *(["  dominated: another point is faster and has a lower loss"] if result.dominated else []),
+            *(["  dominated: another point is faster and more accurate"] if result.dominated else []),
             f"  loss in the supernet {result.loss_after:.3f}; sampled paths {result.loss_before:.3f}"
             + ("" if likeliest is None else f", most probable architecture {likeliest:.3f}"),
+            *_format_trials(result),
         ]
     return lines
+
+
+def _format_trials(result: SearchResult) -> list[str]:
+    """Return a line with the mIoU of each trial, or with its loss where no pixel is labelled or in earlier results."""
+    if not result.trial_losses:
+        return []
+    name, scores, digits = "mIoU", result.trial_mious, ".1f"
+    if result.best_trial_miou is None:
+        name, scores, digits = "loss", result.trial_losses, ".3f"
+    values = (
+        "diverged" if loss is None else format_number(score, digits)
+        for score, loss in zip(scores, result.trial_losses, strict=True)
+    )
+    return [f"  {name} of the candidates after trials of {result.trial_steps} steps: {', '.join(values)}"]
 
 
 def _format_measurement(result: SearchResult) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,6 @@ from ..search.training.config import DISTILLATION_FIELDS, TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     announce_dataset,
-    count_processes,
     emit,
     format_count,
     grid,
@@ -36,7 +34,7 @@ from .cli.options import (
     make_device_option,
     parse_size,
 )
-from .cli.progress import announce_resumption, make_step_progress, progress_bar
+from .cli.progress import announce_resumption, make_repeated_progress, make_step_progress, progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +46,8 @@ if TYPE_CHECKING:
 app = new_app()
 
 TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "teacher",
-          "teacher_weight", "temperature", "train_split", "precision", "workers", "cache", "seed")  # fmt: skip
+          "teacher_weight", "temperature", "train_split", "val_interval", "keep", "sync_bn", "precision", "workers",
+          "cache", "seed")  # fmt: skip
 """Fields of `TrainConfig` that are options."""
 
 
@@ -72,6 +71,10 @@ MainOutputOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of weights and result.", show_default="RUN")
 ]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Passes over the training images, instead of --steps.", show_default="200"),
+]
 DeviceOption = Annotated[
     str | None,
     make_device_option("the GPU of the search's table, else cpu", "to train on"),
@@ -91,7 +94,14 @@ PredictionsOption = Annotated[
 
 
 @app.command()
-@add_options(TrainConfig, *TRAIN_FIELDS, steps="200 epochs", workers=WORKERS_DEFAULT, cache=CACHE_DEFAULT)
+@add_options(
+    TrainConfig,
+    *TRAIN_FIELDS,
+    steps="200 epochs",
+    val_interval="a tenth of the steps, at least an epoch",
+    workers=WORKERS_DEFAULT,
+    cache=CACHE_DEFAULT,
+)
 def train(
     context: typer.Context,
     data: DataOption,
@@ -101,6 +111,7 @@ def train(
     output_name: MainOutputOption = None,
     teacher_network: TeacherNetworkOption = None,
     out: OutOption = None,
+    epochs: EpochsOption = None,
     device: DeviceOption = None,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Only evaluate the weights in RUN.")] = False,
     split: SplitOption = "val",
@@ -125,21 +136,24 @@ def train(
     if evaluate:
         _reject_options(
             context,
-            {*TrainConfig.model_fields, "teacher_network", "out", "size", "output_name"} - {"workers"},
+            {*TrainConfig.model_fields, "teacher_network", "out", "epochs", "size", "output_name"} - {"workers"},
             "without --evaluate",
         )
         chosen = _choose_network(source, network, None, None)
         result: ScoredWeights = _evaluate(chosen, data, split, predictions, device, settings["workers"])
     else:
         _reject_options(context, {"split", "predictions"}, "with --evaluate")
+        if epochs is not None:
+            _reject_options(context, {"steps"}, "without --epochs")
         if settings["teacher"] is None:
             _reject_options(context, {*DISTILLATION_FIELDS, "teacher_network"}, "with --teacher")
         chosen = replace(
             _choose_network(source, network, size, out), teacher=_load_factory(teacher_network), output=output_name
         )
-        result = _train(chosen, data, out, device, settings)
+        given = {name: value for name, value in settings.items() if is_given(context, name)}
+        result = _train(chosen, data, out, device, epochs, given)
     lines = [f"{name:12} {path}" for name in ("weights", "predictions") if (path := getattr(result, name, None))]
-    emit(result.as_dict(), as_json, _make_table(result), *lines)
+    emit(result.as_dict(), as_json, _make_table(result), *lines, *_describe_step(result))
 
 
 def _choose_network(source: Path | None, network: str | None, size: str | None, out: Path | None) -> RunNetwork:
@@ -192,22 +206,29 @@ def _reject_options(context: typer.Context, names: set[str], mode: str) -> None:
 
 
 def _train(
-    source: RunNetwork, data: Path, out: Path | None, requested: str | None, settings: dict[str, Any]
+    source: RunNetwork,
+    data: Path,
+    out: Path | None,
+    requested: str | None,
+    epochs: int | None,
+    given: dict[str, Any],
 ) -> TrainResult:
+    """Train a network with the settings given on the command line, those of its run if it has begun, and defaults."""
     from ..search.runtime.run_folder import is_finished, suggest_longer_training
-    from ..search.training.train import default_training_steps
+    from ..search.runtime.run_settings import resume_settings
+    from ..search.training.train import TRAINING_EPOCHS, count_training_steps
     from ..search.training.train import train as run_train
 
     device = pick_device(requested, _table_devices(source.run), "training")
-    if settings["steps"] is None:
-        batch = settings["batch"] * count_processes()
-        settings["steps"] = default_training_steps(data, batch, settings["train_split"])
-    config = TrainConfig(**settings)
     folder = source.choose_folder(out)
+    settings = resume_settings(TrainConfig, given, folder, "train", say)
+    config = TrainConfig(**{"steps": 1, **settings})
+    if epochs is not None or "steps" not in settings:
+        steps = count_training_steps(data, epochs or TRAINING_EPOCHS, config.batch, config.train_split)
+        config = config.model_copy(update={"steps": steps})
     finished = is_finished(folder, "train")
     announce_dataset(data, None if finished else config.train_split)
     with progress_bar() as on_progress:
-        evaluating = cache(lambda: make_step_progress("evaluating", on_progress))  # the clock starts at its first image
         result = run_train(
             source,
             data,
@@ -215,7 +236,7 @@ def _train(
             out=out,
             device=device,
             on_step=announce_resumption(make_step_progress("training", on_progress)),
-            on_score=lambda step, steps: evaluating()(step, steps),
+            on_score=make_repeated_progress("evaluating", on_progress),
             on_cache=make_step_progress("decoding", on_progress),
             log=say,
         )
@@ -242,6 +263,24 @@ def _evaluate(
             on_step=make_step_progress("evaluating", on_progress),
             log=say,
         )
+
+
+def _describe_step(result: ScoredWeights) -> list[str]:
+    """Return a line on the step whose weights a training keeps; none of an evaluation, or without validations."""
+    from ..search.training.results import TrainResult
+
+    if not isinstance(result, TrainResult) or not result.curve:
+        return []
+    of_all = "the best" if result.kept_step == result.best_step else "the last"
+    count = format_count(len(result.curve), "validation")
+    others = {"best": result.best_step, "last": result.config.steps}
+    scores = {point.step: point.miou for point in result.curve}
+    rest = "".join(
+        f"; {name} (step {step}): {scores[step]:.2f}"
+        for name, step in others.items()
+        if step not in (None, result.kept_step) and scores[step] is not None
+    )
+    return [f"{'step':12} {result.kept_step} of {result.config.steps}, {of_all} of {count}{rest}"]
 
 
 def _make_table(result: ScoredWeights) -> Table:

@@ -96,7 +96,7 @@ def _uses_tf32(target: Target) -> bool:
     """Return True if torch still uses TF32 for float32 after disabling it; False for the other backends."""
     if target.device.is_cpu or target.backend != "torch":
         return False
-    from ..backends.torch_.backend import disable_tf32
+    from ...precisions import disable_tf32
 
     return disable_tf32()
 

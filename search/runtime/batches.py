@@ -11,13 +11,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from ...errors import LgcError
 from ...models.images import Normalisation
 from ..data.datasets import SegmentationDataset
 from ..data.views.finishing import ViewFinisher
 from ..data.views.packing import PackedViews, pack_views
+from .worker_errors import load_in_workers
 
 Batch = tuple[Tensor, Tensor]
 """Images [N, 3, H, W] and labels [N, H, W]."""
@@ -64,9 +64,9 @@ def load_batches(
     plan = _plan_views(len(dataset), batch, seed, start, stop, shard)
     pin = device.type == "cuda"  # a GPU copies from pinned memory while it computes
     if not dataset.augment:
-        return _prefetch(_move(_load(dataset.view, plan, _stack, workers, pin), device))
+        return _prefetch(_move(_load(dataset, dataset.view, plan, _stack, workers, pin), device))
     pack = partial(pack_views, normalisation=dataset.normalisation)
-    return _prefetch(_finish(_load(dataset.cut_view, plan, pack, workers, pin), dataset.normalisation, device))
+    return _prefetch(_finish(_load(dataset, dataset.cut_view, plan, pack, workers, pin), dataset.normalisation, device))
 
 
 def load_single_images(
@@ -79,7 +79,7 @@ def load_single_images(
     """
     rank, processes = shard
     indices = range(rank, len(dataset), processes)
-    batches = _load(dataset.view, ([(0, index)] for index in indices), _stack, workers)
+    batches = _load(dataset, dataset.view, ([(0, index)] for index in indices), _stack, workers)
     with closing(_prefetch(batches)) as prefetched:
         yield from zip(indices, prefetched, strict=True)
 
@@ -99,24 +99,19 @@ def _plan_views(images: int, batch: int, seed: int, start: int, stop: int, shard
         yield [(epoch, index) for index in order[first : first + batch].tolist()]
 
 
-class _Views(Dataset[Item | LgcError]):
-    """Items by epoch and image, so that data-loading processes persist through all epochs.
-
-    Errors are returned as values, because torch wraps an error that a data-loading process raises in its traceback.
-    """
+class _Views(Dataset[Item]):
+    """Items by epoch and image, so that data-loading processes persist through all epochs."""
 
     def __init__(self, read: Callable[[int, int], Item]) -> None:
         self._read = read
 
-    def __getitem__(self, view: _ViewKey) -> Item | LgcError:
+    def __getitem__(self, view: _ViewKey) -> Item:
         epoch, index = view
-        try:
-            return self._read(index, epoch)
-        except LgcError as error:
-            return error
+        return self._read(index, epoch)
 
 
 def _load(
+    dataset: SegmentationDataset,
     read: Callable[[int, int], Item],
     views: Iterable[list[_ViewKey]],
     join: Callable[[Sequence[Item]], Joined],
@@ -124,27 +119,11 @@ def _load(
     pin: bool = False,
 ) -> Iterator[Joined]:
     """Return the joined items of each list of views; data-loading processes start at once."""
-    loader = DataLoader(
-        _Views(read), batch_sampler=views, num_workers=workers, collate_fn=partial(_collate, join), pin_memory=pin
-    )
-    return map(_raise_error, iter(loader))
 
+    def name_image(view: _ViewKey) -> object:
+        return dataset.pairs[view[1]].image
 
-def _collate(join: Callable[[Sequence[Item]], Joined], items: Sequence[Item | LgcError]) -> Joined | LgcError:
-    """Join items to a batch; return the first error instead if there is one."""
-    loaded = list[Item]()
-    for item in items:
-        if isinstance(item, LgcError):
-            return item
-        loaded.append(item)
-    return join(loaded)
-
-
-def _raise_error(batch: Joined | LgcError) -> Joined:
-    """Return a batch; raise the error that loading returned instead."""
-    if isinstance(batch, LgcError):
-        raise batch
-    return batch
+    return load_in_workers(_Views(read), views, join, workers, name_item=name_image, pin=pin)
 
 
 def _stack(items: Sequence[Batch]) -> Batch:

@@ -69,6 +69,11 @@ class DataWait:
         event.record()
         return event
 
+    def leave_out(self, seconds: float) -> None:
+        """Leave out seconds since the last step, e.g. of a validation."""
+        if self._started is not None:
+            self._started += seconds
+
     def read(self) -> float | None:
         """Return the share of the time since the first step that was spent waiting; None before a second step.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from ...device import CPU, Device
 from ...errors import DeviceError, TrainingError, UnknownNameError, UsageError
+from .worker_errors import KEPT, explain_worker_error, is_out_of_memory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 FABRIC_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Precision -> Fabric's name for it. Weights and their updates are float32 in all of them."""
-_OUT_OF_MEMORY_SIGNS = ("allocate memory", "out of memory", "out of shared memory", "killed by signal: Killed")
-"""Parts of torch's error messages for exhausted memory, including a data-loading process that the system killed."""
 
 
 def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool = False) -> Fabric:
@@ -74,6 +73,21 @@ def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool =
 def place_network(network: nn.Module, fabric: Fabric) -> None:
     """Move a network to Fabric's device, in the memory format of the batches, channels-last."""
     network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
+
+
+def require_equal_settings(settings: Mapping[str, object], fabric: Fabric) -> None:
+    """Check that this process has the same settings as the first one.
+
+    Raises:
+        UsageError: it has others, e.g. because it does not see the folder of a run that is resumed.
+    """
+    first: Mapping[str, object] = fabric.broadcast(settings)
+    names = [name for name in {**first, **settings} if first.get(name) != settings.get(name)]
+    if names:
+        raise UsageError(
+            f"process {fabric.global_rank} has other settings than the first one ({', '.join(names)}): all need the "
+            "same command, and the same run folder"
+        )
 
 
 class _Sum(torch.autograd.Function):
@@ -149,6 +163,33 @@ def synchronise_norms(network: nn.Module, fabric: Fabric) -> None:
             module.__class__ = GlobalBatchNorm
 
 
+def list_local_statistics(network: nn.Module) -> list[Tensor]:
+    """Return the running statistics that each process updates with its own images alone."""
+    return [
+        statistic
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase) and not isinstance(module, _GLOBAL_NORMS)
+        if module.training
+        for statistic in (module.running_mean, module.running_var)
+        if statistic is not None
+    ]
+
+
+def keep_statistics(network: nn.Module) -> None:
+    """Keep DistributedDataParallel from overwriting running statistics with the first process's in every step.
+
+    They are equal on all processes: computed over all images, or averaged after the step, see `average_tensors`.
+    """
+    names = [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for name, _ in module.named_buffers(recurse=False)
+    ]
+    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, names)  # type: ignore[no-untyped-call]
+
+
+_GLOBAL_NORMS = (GlobalBatchNorm, nn.SyncBatchNorm)
 _GPU_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """Batch normalisations that torch's SyncBatchNorm can replace: of subclasses it keeps the parameters alone."""
 
@@ -159,12 +200,17 @@ def average_gradients(parameters: Iterable[nn.Parameter], fabric: Fabric) -> Non
     Parameters without a gradient are skipped, so every process must have sampled the same path. For a supernet this
     sends less than DistributedDataParallel, which also has to look for unused parameters in each step.
     """
-    if fabric.world_size == 1:
+    average_tensors([parameter.grad for parameter in parameters if parameter.grad is not None], fabric)
+
+
+@torch.no_grad()
+def average_tensors(tensors: Sequence[Tensor], fabric: Fabric) -> None:
+    """Replace tensors by their means over all processes, in one message."""
+    if fabric.world_size == 1 or not tensors:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    mean = all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]), fabric)
-    for gradient, part in zip(gradients, torch.split(mean, [g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    mean = all_reduce_mean(torch.cat([tensor.flatten() for tensor in tensors]), fabric)
+    parts = torch.split(mean, [tensor.numel() for tensor in tensors])
+    torch._foreach_copy_([*tensors], [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
 
 def all_reduce_mean(value: Tensor, fabric: Fabric | None) -> Tensor:
@@ -190,19 +236,18 @@ def average_count(count: Tensor, fabric: Fabric | None) -> Tensor:
 
 @contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
-    """Translate errors for exhausted memory inside the context.
+    """Translate errors for exhausted memory, and those of data-loading workers, inside the context.
 
     Args:
         advice: options to lower, for the message.
 
     Raises:
-        TrainingError: the device or the machine is out of memory.
+        TrainingError: the device or the machine is out of memory, or a data-loading worker has died.
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingError(f"out of memory; the last checkpoint, if any, is kept. Lower {advice}") from error
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS):
+    except (MemoryError, RuntimeError, OSError) as error:
+        message = explain_worker_error(error) or (is_out_of_memory(error) and f"out of memory; {KEPT}. Lower {advice}")
+        if not message:
             raise
-        raise TrainingError(f"out of memory; the last checkpoint, if any, is kept. Lower {advice}") from error
+        raise TrainingError(message) from error

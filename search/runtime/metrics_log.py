@@ -7,7 +7,7 @@ together, on flush.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -82,11 +82,15 @@ class MetricsLog:
         """Queue the record of a step."""
         self._pending.append(record)
 
-    def flush(self) -> MetricsRecord | None:
-        """Write queued records; call it before each checkpoint, so that none of its steps is missing.
+    def amend(self, metrics: Mapping[str, object]) -> None:
+        """Add metrics to the last queued record."""
+        self._pending[-1] = cast("MetricsRecord", {**self._pending[-1], **metrics})
+
+    def read(self) -> MetricsRecord | None:
+        """Read the tensors of queued records, and check them; if one is refused, write those before it.
 
         Returns:
-            The last record, with numbers in place of tensors; None if no record was queued.
+            The last record, with numbers in place of tensors; None if no record is queued.
 
         Raises:
             TrainingError: `check` refuses a record.
@@ -97,9 +101,25 @@ class MetricsLog:
             for record in records:
                 self._check(record)
                 accepted += 1
-        finally:
+        except TrainingError:
             self._write(records[:accepted])
+            raise
+        self._pending = records
         return records[-1] if records else None
+
+    def flush(self) -> MetricsRecord | None:
+        """Read and write queued records; call it before each checkpoint, so that none of its steps is missing.
+
+        Returns:
+            As `read`.
+
+        Raises:
+            TrainingError: as `read`.
+        """
+        last = self.read()
+        self._write(self._pending)
+        self._pending = []
+        return last
 
     def _write(self, records: Sequence[MetricsRecord]) -> None:
         if not self._active or not records:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import FileFormatError, OutputError
-from ...files import describe, ensure_folder, read_text, write_atomic
+from ...files import describe, ensure_folder, write_atomic
 from ...models.nets.weights import WEIGHTS_FILE
 from ..results import Result
+from .run_settings import BATCH_PER_PROCESS, name_checkpoint, name_result, read_object, upgrade_settings
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -39,26 +40,12 @@ StageResult = TypeVar("StageResult", bound=Result)
 
 def is_finished(path: Path, stage: str) -> bool:
     """Return True if a run folder has the result of a stage, `search` or `train`."""
-    return _name_result(path, stage).exists()
-
-
-def read_settings(path: Path, stage: str) -> dict[str, JsonValue]:
-    """Return the settings that identify a stage of a run folder; empty if it has none.
-
-    Raises:
-        FileFormatError: The file is damaged.
-    """
-    config = path / f"{stage}.json"
-    return _read_object(config) if config.exists() else {}
+    return name_result(path, stage).exists()
 
 
 def suggest_longer_training(path: Path) -> str:
     """Return how to train the weights of a run folder further."""
     return f"to train its weights further: --init {path / WEIGHTS_FILE} --out NEW"
-
-
-def _name_result(path: Path, stage: str) -> Path:
-    return path / f"{stage}-result.json"
 
 
 class RunFolder:
@@ -106,11 +93,11 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """Path of the stage's checkpoint."""
-        return self.path / f"{self.stage}.ckpt"
+        return name_checkpoint(self.path, self.stage)
 
     @property
     def _result_file(self) -> Path:
-        return _name_result(self.path, self.stage)
+        return name_result(self.path, self.stage)
 
     def read_result(self, kind: type[StageResult]) -> StageResult | None:
         """Return the stage's result; None until it is finished.
@@ -122,7 +109,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            return kind.from_dict(_read_object(path))
+            return kind.from_dict(read_object(path))
         except ValueError as error:
             raise FileFormatError(
                 f"{path} is not a result of this stage: delete it, or choose another folder with --out"
@@ -135,25 +122,12 @@ class RunFolder:
         return result
 
 
-def _read_object(path: Path) -> dict[str, JsonValue]:
-    """Return the JSON object in a file of the run."""
-    try:
-        content = json.loads(read_text(path, "file of a run"))
-    except ValueError as error:
-        raise FileFormatError(
-            f"{path} is damaged ({describe(path)}): delete it, or choose another folder with --out"
-        ) from error
-    if not isinstance(content, dict):
-        raise FileFormatError(f"{path} is not a file of a run: it holds no JSON object")
-    return content
-
-
 def _require_same_settings(config: Path, settings: Mapping[str, JsonValue]) -> None:
-    stored = _read_object(config)
-    requested = json.loads(json.dumps(settings))
+    content = read_object(config)
+    stored, requested = upgrade_settings(content, config.stem), json.loads(json.dumps(settings))
     differences = [
-        _CHANGES.get(key) or f"{key} {stored.get(key)!r}, not {requested.get(key)!r}"
-        for key in sorted({*stored, *requested})
+        _CHANGES.get(key) or f"{key} {content.get(key, stored.get(key))!r}, not {requested.get(key)!r}"
+        for key in sorted({*stored, *requested} - {BATCH_PER_PROCESS})
         if stored.get(key) != requested.get(key) and not (key in _LATER_SETTINGS and key not in stored)
     ]
     if differences:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item", contravariant=True)
 State = TypeVar("State", bound=Checkpoint)
+Validate = Callable[[Callable[[], object]], Mapping[str, float | None] | None]
+"""Validation after a step: calls its argument before, and returns scores for the metrics log; None if none is due."""
 FLUSH_S = 1.0
 """Seconds between two flushes of the metrics log, after which an invalid loss is noticed."""
 LOG_S = 30.0
@@ -65,7 +67,12 @@ def restore_checkpoint(trainer: Trainer[Any, State], path: Path) -> None:
 
 
 def run_steps(
-    trainer: Trainer[Item, State], batches: Generator[Item], stop: int, run: RunFolder, on_step: OnStep
+    trainer: Trainer[Item, State],
+    batches: Generator[Item],
+    stop: int,
+    run: RunFolder,
+    on_step: OnStep,
+    validate: Validate = lambda before: None,
 ) -> None:
     """Train up to step `stop`, with a metrics log and a checkpoint every `CHECKPOINT_S` in the run folder.
 
@@ -78,6 +85,7 @@ def run_steps(
         stop: step after the last one.
         run: run folder.
         on_step: callback for the number of finished steps and `stop`.
+        validate: validation after a step, if one is due; a checkpoint follows it.
 
     Raises:
         TrainingError: a loss is NaN or infinite; the last checkpoint, if any, is kept.
@@ -89,13 +97,16 @@ def run_steps(
     with closing(batches), log:
         for batch in wait.watch(batches):
             log.add(trainer.train_step(batch))
-            is_last = trainer.step == stop
+            is_last, stepped = trainer.step == stop, time.monotonic()
+            if (scores := validate(log.read)) is not None:  # an invalid loss is reported before it spoils scores
+                log.amend(scores)
+                wait.leave_out(time.monotonic() - stepped)
             trainer.seconds = earlier_s + time.monotonic() - started
-            if is_last or flushes.is_due(trainer.step):
+            if is_last or scores is not None or flushes.is_due(trainer.step):
                 record = log.flush()
                 flushes.plan(trainer.step, trainer.fabric)
                 wait.remark(is_last=is_last)
-                if time.monotonic() - saved > CHECKPOINT_S or is_last:
+                if is_last or scores is not None or time.monotonic() - saved > CHECKPOINT_S:
                     saved = time.monotonic()
                     if run.active:
                         checkpoint.save(run.checkpoint, trainer.snapshot())

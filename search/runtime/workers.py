@@ -29,8 +29,8 @@ def choose_workers(
 ) -> int:
     """Return the number of data-loading processes of this process: the requested one, or by the machine.
 
-    A training on a CPU needs none: a thread reads ahead, and all cores compute. On a GPU the other cores load, as far
-    as the shared memory has room for their batches.
+    A training on a CPU needs none: a thread reads ahead, and all cores compute. On a GPU the other cores load, if the
+    shared memory has room for their batches.
 
     Args:
         requested: Number that the user asked for; None for the default.

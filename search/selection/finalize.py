@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
-from ...files import write_atomic
+from ...errors import FileFormatError
+from ...files import describe, write_atomic
 from ...lut.table.table import network_key
 from ...models.space.protocol import ARCHITECTURE_FILE, Architecture, SearchSpace
 from ..config import SearchConfig
@@ -25,8 +28,9 @@ from ..runtime.run_folder import RunFolder
 from ..supernet.alphas import SampledPath
 from ..supernet.supernet import use_batch_statistics
 from ..supernet.supernet_trainer import SupernetTrainer
+from ..training.config import divide_batch
 from . import strategies
-from .trials import compute_trial_loss
+from .trials import Trial, derive_trial_seed, run_trial
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -36,7 +40,9 @@ MAX_SCORING_IMAGES = 128
 NUM_SAMPLED_PATHS = 4
 """Number of paths whose mean loss is the loss before discretisation."""
 TRIALS_FILE = "search-trials.json"
-"""Losses of finished trials, by architecture."""
+"""Finished trials, by architecture."""
+_TRIALS = TypeAdapter(Mapping[str, Trial | float | None])
+"""Content of that file; earlier versions wrote the loss alone."""
 PROVENANCE = (
     "target_ms",
     "target_fps",
@@ -65,8 +71,8 @@ def finalize(
     rates = _find_fps(config, constraint)
     require_targets_met(constraint, ranking.architectures, rates)
     candidates = [build_architecture(ranking.architectures, row, constraint) for row in range(len(ranking.losses))]
-    trial_losses = _run_trials(context, scorer, candidates, run) if len(candidates) > 1 else []
-    best = int(np.argmin([np.inf if loss is None else loss for loss in trial_losses])) if trial_losses else 0
+    trials = _run_trials(context, scorer, candidates, run) if len(candidates) > 1 else []
+    best = min(range(len(trials)), key=lambda number: trials[number].rank, default=0)
     architecture, refined = _refine(context, constraint, ranking.architectures.select(np.array([best])))
     loss_before, loss_likeliest = float(np.mean(scorer.score_samples(config))), ranking.likeliest_loss
     space, predictor = context.decisions.space, context.predictors[0]
@@ -97,8 +103,10 @@ def finalize(
         head_channels=space.heads[architecture.choices[-1]],
         tried=ranking.num_compared,
         passes=ranking.passes + (_count_learning_passes(config, constraint) if config.strategy == "gradient" else 0),
-        trial_losses=trial_losses,
-        trial_steps=config.trial_steps if trial_losses else 0,
+        trial_losses=[trial.loss for trial in trials],
+        trial_mious=[trial.miou for trial in trials],
+        trial_seeds=[trial.seed for trial in trials],
+        trial_steps=config.trial_steps if trials else 0,
         loss_before=loss_before,
         loss_likeliest=loss_likeliest,
         gap=None if loss_likeliest is None else loss_likeliest - loss_before,
@@ -197,30 +205,39 @@ def _count_learning_passes(config: SearchConfig, constraint: CostConstraint) -> 
 
 def _run_trials(
     context: SearchContext, scorer: SupernetScorer, candidates: list[Architecture], run: RunFolder
-) -> list[float | None]:
-    """Return each candidate's loss after a trial, None if it diverged; trials of an earlier call are not repeated."""
-    file, config = run.path / TRIALS_FILE, context.config
-    losses: dict[str, float | None] = context.fabric.broadcast(
-        json.loads(file.read_text()) if run.active and file.exists() else {}
-    )
+) -> list[Trial]:
+    """Return the trial of each candidate; those that an earlier call finished are not repeated."""
+    file, config, fabric = run.path / TRIALS_FILE, context.config, context.fabric
+    finished: dict[str, Trial] = fabric.broadcast(_read_trials(file) if run.active else {})
     keys = [network_key(architecture, config.scope) for architecture in candidates]
-    for key, architecture in zip(keys, candidates, strict=True):
-        if key in losses:
+    for number, (key, architecture) in enumerate(zip(keys, candidates, strict=True)):
+        if key in finished:
             context.progress.skip(config.trial_steps)
             continue
-        loss = compute_trial_loss(
+        finished[key] = run_trial(
             architecture,
+            derive_trial_seed(config.seed, number),
             config,
-            context.fabric,
+            fabric,
             context.halves[0],
             scorer.batches,
             context.class_weights,
             context.progress.advance,
         )
-        losses[key] = loss if np.isfinite(loss) else None
         if run.active:
-            write_atomic(file, json.dumps(losses, indent=2) + "\n")
-    return [losses[key] for key in keys]
+            write_atomic(file, _TRIALS.dump_json(finished, indent=2).decode() + "\n")
+    return [finished[key] for key in keys]
+
+
+def _read_trials(file: Path) -> dict[str, Trial]:
+    """Return the finished trials in a file; without those of earlier versions, whose losses have other seeds."""
+    if not file.exists():
+        return {}
+    try:
+        trials = _TRIALS.validate_json(file.read_bytes())
+    except ValueError as error:
+        raise FileFormatError(f"{file} is damaged ({describe(file)}): delete it to repeat the trials") from error
+    return {key: trial for key, trial in trials.items() if isinstance(trial, Trial)}
 
 
 def _measure_on_first_process(context: SearchContext, measure: MeasureLatency) -> MeasureLatency:
@@ -239,10 +256,10 @@ class SupernetScorer:
         images = min(len(context.held_out), MAX_SCORING_IMAGES)
         batches = load_batches(
             context.held_out,
-            config.batch,
+            divide_batch(config.batch, processes),
             0,
             start=0,
-            stop=max(images // (config.batch * processes), 1),
+            stop=max(images // config.batch, 1),
             workers=config.workers or 0,
             shard=(context.fabric.global_rank, processes),
         )

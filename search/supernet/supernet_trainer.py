@@ -28,6 +28,7 @@ from ..runtime.fabric import average_gradients, place_network, synchronise_norms
 from ..runtime.metrics_log import Metric, MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import run_steps
+from ..training.config import divide_batch
 from ..training.losses import SegmentationLoss
 from ..training.scores import compute_scores
 from .alphas import ArchitectureParameters, SampledPath
@@ -174,9 +175,10 @@ class SupernetTrainer:
         config, warm_up = self.config, self.config.warm_up_steps
         shard = self.fabric.global_rank, self.fabric.world_size
         load = partial(load_batches, workers=config.workers or 0, shard=shard, device=self.fabric.device)
-        weight_batches = load(halves[0], config.batch, config.seed, start=self.step, stop=stop)
+        batch = divide_batch(config.batch, self.fabric.world_size)
+        weight_batches = load(halves[0], batch, config.seed, start=self.step, stop=stop)
         start = max(self.step, warm_up)
-        arch_batches = load(halves[1], config.batch, config.seed + 1, start=start, stop=max(stop, start))
+        arch_batches = load(halves[1], batch, config.seed + 1, start=start, stop=max(stop, start))
         with closing(weight_batches), closing(arch_batches):
             for step in range(self.step, stop):
                 yield next(weight_batches), next(arch_batches) if step >= warm_up else None

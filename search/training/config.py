@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from ...errors import UsageError
 from ...precisions import Precision
 from ..data.cache import CacheMode
 
@@ -17,7 +18,7 @@ Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 # Fields of both SearchConfig and TrainConfig.
-Batch = Annotated[int, Field(ge=1, description="Images per batch and process.")]
+Batch = Annotated[int, Field(ge=1, description="Images per step, over all processes.")]
 Crop = Annotated[
     tuple[Count, Count] | None,
     Field(description="Height and width of training crops in pixels; by default the space's input size."),
@@ -35,6 +36,8 @@ HOST_FIELDS = {"workers", "cache"}
 """Fields that depend on the machine and change no result."""
 Seed = Annotated[int, Field(ge=0, description="Random seed.")]
 
+MIN_LOCAL_BATCH = 4
+"""Fewest images over which a process may normalise on its own."""
 SCRATCH, SUPERNET = "scratch", "supernet"
 DISTILLATION_FIELDS = {"teacher", "teacher_weight", "temperature"}
 """Fields of `TrainConfig` that only a training with a teacher has."""
@@ -63,6 +66,8 @@ class TrainConfig(BaseModel):
     """Weight of the auxiliary head's loss; 0 disables it."""
     ema: Share = 0.999
     """EMA decay; the EMA weights are evaluated and saved; 0 disables EMA."""
+    sync_bn: bool = True
+    """Normalise over the images of all processes in batch norms; off needs 4 images per process."""
     precision: Precision = "fp32"  # weights and their updates are float32 in all of them
     """Precision of the training."""
     init: str = SCRATCH
@@ -75,6 +80,10 @@ class TrainConfig(BaseModel):
     """Temperature of the softmax in the distillation loss, with --teacher."""
     train_split: Literal["train", "train_extra"] = "train"
     """Split to train on; train_extra is Cityscapes' coarsely labelled one."""
+    val_interval: Count | None = None
+    """Steps between two validations; there is another after the last step."""
+    keep: Literal["best", "last"] = "best"
+    """Weights to keep: those of the validation with the best mIoU, or of the last step."""
     workers: Workers = None
     cache: Cache = None
 
@@ -84,8 +93,41 @@ class TrainConfig(BaseModel):
         content: dict[str, JsonValue] = self.model_dump(mode="json", exclude={*HOST_FIELDS, *unused, *exclude})
         return content
 
+    def divide_batch(self, processes: int) -> int:
+        """Return the images of each process in a step.
+
+        Raises:
+            UsageError: the batch cannot be divided, or leaves too few images for batch norms without `sync_bn`.
+        """
+        share = divide_batch(self.batch, processes)
+        if processes > 1 and not self.sync_bn and share < MIN_LOCAL_BATCH:
+            raise UsageError(
+                f"--no-sync-bn needs at least {MIN_LOCAL_BATCH} images per process, but --batch {self.batch} gives "
+                f"{share} to each of {processes}: use --batch {MIN_LOCAL_BATCH * processes} or more, or fewer processes"
+            )
+        return share
+
     def factor(self, step: int) -> float:
         """Return the share of `lr` at a step counted from 0: it rises in the warm-up, then decays, and is never 0."""
         warm_up = min(self.warm_up, self.steps // 10)
         rise = (step + 1) / warm_up if step < warm_up else 1.0
         return float(rise * (1 - step / self.steps) ** 0.9)
+
+
+def divide_batch(batch: int, processes: int) -> int:
+    """Return the images of each process in a step.
+
+    Args:
+        batch: images per step, over all processes.
+        processes: number of processes.
+
+    Raises:
+        UsageError: the batch cannot be divided into equal parts.
+    """
+    share, rest = divmod(batch, processes)
+    if rest:
+        nearest = [str(fitting) for fitting in (batch - rest, batch - rest + processes) if fitting]
+        raise UsageError(
+            f"--batch {batch} cannot be divided equally among {processes} processes: use --batch {' or '.join(nearest)}"
+        )
+    return share

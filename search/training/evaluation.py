@@ -15,7 +15,8 @@ from ...models.nets.weights import WEIGHTS_FILE, load_weights
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
 from ..runtime.fabric import explain_out_of_memory, open_fabric
-from ..runtime.run_folder import DATASET_DIGEST, OnStep, read_settings
+from ..runtime.run_folder import DATASET_DIGEST, OnStep
+from ..runtime.run_settings import read_settings
 from ..runtime.workers import choose_workers
 from .results import EvaluationResult, ScoredWeights
 from .scores import Scores, evaluate_network

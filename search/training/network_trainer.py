@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NotRequired, cast
 
@@ -21,7 +21,13 @@ from ...models.nets.weights import copy_infinite_tensors, find_invalid
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
-from ..runtime.fabric import place_network, synchronise_norms
+from ..runtime.fabric import (
+    average_tensors,
+    keep_statistics,
+    list_local_statistics,
+    place_network,
+    synchronise_norms,
+)
 from ..runtime.metrics_log import Metric, MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.sgd import GuardedSGD
@@ -31,6 +37,7 @@ from .config import TrainConfig
 from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
 from .losses import SegmentationLoss
+from .validation import Validation, ValidationState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -55,6 +62,8 @@ class TrainingRecord(MetricsRecord):
         teacher_loss: distillation loss.
         lr: learning rate.
         skipped: number of updates skipped in a row, up to this one, because gradients are NaN or infinite.
+        val_miou: mIoU of the weights after this step, in percent; only in steps with a validation.
+        val_pixel_accuracy: share of correctly classified pixels, in percent.
     """
 
     loss: Metric
@@ -62,6 +71,8 @@ class TrainingRecord(MetricsRecord):
     teacher_loss: NotRequired[Metric]
     lr: float
     skipped: NotRequired[Metric]
+    val_miou: NotRequired[float | None]
+    val_pixel_accuracy: NotRequired[float | None]
 
 
 class TrainingState(Checkpoint):
@@ -75,6 +86,7 @@ class TrainingState(Checkpoint):
         probe: probe of the network before the first step, as JSON; missing in checkpoints of earlier versions.
         trained_probe: probe of the network with these weights, as JSON; missing in checkpoints of earlier versions, and
             of a network that cannot be copied in training or returns infinite logits; in most of a slow network.
+        validation: curve and weights to keep; missing without validations, e.g. in checkpoints of earlier versions.
     """
 
     trainee: dict[str, Tensor]
@@ -83,6 +95,7 @@ class TrainingState(Checkpoint):
     precision: StateDict
     probe: NotRequired[str]
     trained_probe: NotRequired[str]
+    validation: NotRequired[ValidationState]
 
 
 class NetworkTrainer:
@@ -95,6 +108,7 @@ class NetworkTrainer:
         class_weights: weights of the classes, [C]; None for equal weights.
         teacher: network to learn from too, moved to Fabric's device; None for the labels alone.
         probe: probe of the network with the random weights of the seed, to recognise it when resumed; None for none.
+        validation: validations during the training; None for none.
 
     Attributes:
         step: number of finished steps.
@@ -112,11 +126,14 @@ class NetworkTrainer:
         class_weights: torch.Tensor | None = None,
         teacher: Teacher | None = None,
         probe: LogitsProbe | None = None,
+        validation: Validation | None = None,
     ) -> None:
-        synchronise_norms(network, fabric)
+        if config.sync_bn:
+            synchronise_norms(network, fabric)
+        keep_statistics(network)
         place_network(network, fabric)
         self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
-        self._trainee, self._probe = network, probe
+        self._trainee, self._probe, self._validation = network, probe, validation
         self._probe_s = self._probed_at = 0.0  # duration and end of the last probe of trained weights
         self._has_skipped = False
         self._infinite = copy_infinite_tensors(network)
@@ -124,6 +141,7 @@ class NetworkTrainer:
         # Fabric's wrappers compute in its precision and average gradients over its processes.
         self._model, self._optimiser = fabric.setup(network, self._sgd)
         self._model.train()
+        self._local_statistics = list_local_statistics(network)
         self._average = WeightAverage(network.network, config.ema) if config.ema else None
         self._compute_losses = SegmentationLoss(config.ohem, fabric, class_weights)
         self._teacher = None if teacher is None else teacher.network.to(fabric.device)
@@ -156,6 +174,7 @@ class NetworkTrainer:
         fabric.backward(total)
         self._optimiser.step()
         record["skipped"] = self._sgd.skipped
+        average_tensors(self._local_statistics, fabric)
         if self._average is not None:
             self._average.update(self.step)
         self.step += 1
@@ -181,6 +200,22 @@ class NetworkTrainer:
             if self.fabric.is_global_zero:
                 _LOG.warning("the gradients of step %d are NaN or infinite: its update was skipped", record["step"])
 
+    def validate(self, before: Callable[[], object]) -> dict[str, float | None] | None:
+        """Evaluate the weights if a validation is due after this step; return its metrics, else None.
+
+        Args:
+            before: called before a validation.
+
+        Raises:
+            DataError: a validation image or label is damaged or holds foreign values.
+            TrainingError: the network returns NaN or infinite logits.
+        """
+        if self._validation is None or not self._validation.is_due(self.step):
+            return None
+        before()
+        point = self._validation.run(self.network, self.step)
+        return {"val_miou": point.miou, "val_pixel_accuracy": point.pixel_accuracy}
+
     def _advise(self) -> str:
         other = "" if self.config.precision == "fp32" else f", or use --precision fp32, not {self.config.precision}"
         return f"the last checkpoint, if any, is kept. Lower --lr from {self.config.lr:g}{other}"
@@ -203,6 +238,8 @@ class NetworkTrainer:
             "mean": None if self._average is None else self._average.network.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
         }
+        if self._validation is not None:
+            snapshot["validation"] = self._validation.snapshot()
         if self._probe is not None:
             snapshot["probe"] = self._probe.model_dump_json()
             start = time.monotonic()
@@ -250,6 +287,8 @@ class NetworkTrainer:
             assert state["mean"] is not None  # the run folder's settings include the average
             self._average.network.load_state_dict(state["mean"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
+        if self._validation is not None and "validation" in state:
+            self._validation.restore(state["validation"])
 
     def _require_probe(self, stored: str, own: LogitsProbe, when: str) -> None:
         """Check that the network is the one of the checkpoint."""
@@ -274,7 +313,7 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
     restore_checkpoint(trainer, run.checkpoint)
     batches = load_batches(
         dataset,
-        config.batch,
+        config.divide_batch(fabric.world_size),
         config.seed,
         start=trainer.step,
         stop=config.steps,
@@ -283,7 +322,7 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
         device=fabric.device,
     )
     with _autotune_kernels(), torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
-        run_steps(trainer, batches, config.steps, run, on_step)
+        run_steps(trainer, batches, config.steps, run, on_step, trainer.validate)
 
 
 def _seed_step(seed: int, step: int, rank: int) -> int:

@@ -10,6 +10,7 @@ from typing import Self
 from pydantic import JsonValue
 
 from ..results import Result
+from ..runtime.run_settings import LEGACY_SETTINGS
 from .config import SCRATCH, TrainConfig
 
 
@@ -48,6 +49,21 @@ class EvaluationResult(ScoredWeights):
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """Scores of a validation during a training, in percent; None without a labelled pixel.
+
+    Attributes:
+        step: number of finished steps.
+        miou: mean intersection over union.
+        pixel_accuracy: share of correctly classified pixels.
+    """
+
+    step: int
+    miou: float | None
+    pixel_accuracy: float | None
+
+
+@dataclass(frozen=True)
 class TrainResult(ScoredWeights):
     """Result of a training.
 
@@ -57,9 +73,14 @@ class TrainResult(ScoredWeights):
         from_scratch: parts of the network that the initial weights did not fit.
         images: number of training images.
         processes: number of processes.
+        batch_per_process: images of each process in a step; None in results of earlier versions, whose `batch` it is.
         weights_digest: digest of the file of the weights; None in results of earlier versions.
         waiting_pct: share of the time of the steps that was spent waiting for data, in percent, since the training was
             last resumed; None if unknown.
+        epochs: passes over the training images; None in results of earlier versions.
+        curve: scores of each validation; empty in results of earlier versions.
+        best_step: steps until the validation with the best mIoU; None without a labelled pixel.
+        last_miou: mIoU of the weights after the last step; None without a labelled pixel.
     """
 
     config: TrainConfig
@@ -67,8 +88,18 @@ class TrainResult(ScoredWeights):
     from_scratch: tuple[str, ...]
     images: int
     processes: int
+    batch_per_process: int | None = None
     weights_digest: str | None = None
     waiting_pct: float | None = None
+    epochs: float | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    best_step: int | None = None
+    last_miou: float | None = None
+
+    @property
+    def kept_step(self) -> int:
+        """Number of steps that made the weights."""
+        return self.config.steps if self.config.keep == "last" else self.best_step or self.config.steps
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return the JSON object."""
@@ -81,6 +112,7 @@ class TrainResult(ScoredWeights):
     def from_dict(cls, content: Mapping[str, JsonValue]) -> Self:
         """Return the result that a JSON object holds."""
         pretrain = content.get("pretrain", "none")
-        settings = {name: content[name] for name in TrainConfig.model_fields if name in content}
+        known = {name: content[name] for name in TrainConfig.model_fields if name in content}
+        settings = LEGACY_SETTINGS["train"] | known
         config = TrainConfig.model_validate(settings | {"init": SCRATCH if pretrain == "none" else pretrain})
         return super().from_dict({**content, "config": config.model_dump(mode="json")})

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ...errors import TrainingError
 from ...models.nets.outputs import get_logits
+from ...precisions import without_tf32
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import load_single_images
 
@@ -55,7 +57,7 @@ def evaluate_network(
     on_image: OnImage | None = None,
     on_step: OnStep = lambda step, steps: None,
 ) -> tuple[Scores, tuple[int, int] | None]:
-    """Evaluate a network on every image of a dataset, one by one.
+    """Evaluate a network on every image of a dataset, one by one, in float32 without TF32 as the profiler runs it.
 
     Images have the dataset's size, e.g. the one that the network is deployed with. Logits are upsampled bilinearly to
     each label and compared at its resolution; `full_labels` of the dataset keeps labels as large as their files.
@@ -79,13 +81,16 @@ def evaluate_network(
     device = "cpu" if fabric is None else fabric.device
     shard = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     counts = torch.zeros(dataset.num_classes, dataset.num_classes, dtype=torch.int64, device=device)
-    extent = torch.full((4,), -(1 << 40), dtype=torch.int64, device=device)
-    with torch.no_grad(), closing(load_single_images(dataset, workers=workers, shard=shard)) as images:
+    extent = torch.full((5,), -(1 << 40), dtype=torch.int64, device=device)  # its last value is 1 after an error
+    invalid: Path | None = None
+    images = load_single_images(dataset, workers=workers, shard=shard)
+    with torch.no_grad(), without_tf32(), closing(images):
         for index, (image, label) in images:
             height, width = label.shape[-2:]
             logits = get_logits(network(image.to(device)))
             if not bool(logits.isfinite().all()):
-                raise TrainingError(f"the network returned NaN or infinite logits for {dataset.pairs[index].image}")
+                invalid, extent[-1] = dataset.pairs[index].image, 1
+                break  # all processes raise the error together, so that none waits for another
             classes = find_classes(logits.float(), (height, width))
             counts += multiclass_confusion_matrix(
                 classes,
@@ -94,14 +99,17 @@ def evaluate_network(
                 ignore_index=dataset.ignore_index,
                 validate_args=False,  # `read_label` checks values
             )
-            extent = torch.maximum(extent, extent.new_tensor([height, width, -height, -width]))
+            extent = torch.maximum(extent, extent.new_tensor([height, width, -height, -width, 0]))
             if on_image is not None:
                 on_image(index, classes[0].cpu())
             on_step(index + 1, len(dataset))
     if fabric is not None and fabric.world_size > 1:
         counts = torch.as_tensor(fabric.all_reduce(counts, reduce_op="sum"))
         extent = torch.as_tensor(fabric.all_reduce(extent, reduce_op="max"))
-    height, width, *lowest = extent.tolist()
+    height, width, *lowest, is_invalid = extent.tolist()
+    if is_invalid == 1:
+        where = invalid or "an image of another process"
+        raise TrainingError(f"the network returned NaN or infinite logits for {where}")
     return compute_scores(counts.cpu(), dataset.classes), (height, width) if lowest == [-height, -width] else None
 
 

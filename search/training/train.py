@@ -17,23 +17,24 @@ from ...models.nets.weights import WEIGHTS_FILE, load_weights, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
 from ...models.training_result import StoredScores
+from ..crops import require_crop
 from ..data.cache.opening import cache_datasets
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.description import DatasetSpec
-from ..runtime.fabric import explain_out_of_memory, open_fabric
+from ..runtime.fabric import explain_out_of_memory, open_fabric, require_equal_settings
 from ..runtime.provenance import hash_images
 from ..runtime.run_folder import IMAGE_HASHES, INITIAL_WEIGHTS, OnStep, RunFolder
+from ..runtime.run_settings import BATCH_PER_PROCESS, resume_settings
 from ..runtime.workers import choose_workers
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
-from .crops import require_crop
 from .distillation import Teacher, describe_teacher, load_teacher
 from .evaluation import describe_scores
 from .initial_weights import compare_origin, find_initial_weights, initialise
 from .losses import compute_class_weights, require_labelled
 from .network_trainer import NetworkTrainer, run_training
 from .results import ScoredWeights, TrainResult
-from .scores import evaluate_network
+from .validation import VALIDATION_SPLIT, Validation, choose_interval
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 TRAINING_EPOCHS = 200
 """Default length of a training, in epochs."""
-VALIDATION_SPLIT = "val"
 _MEMORY_ADVICE = "--batch, --crop or --workers, or use --precision bf16"
 
 
@@ -58,10 +58,11 @@ def train(
     on_cache: OnStep = lambda step, steps: None,
     log: Log = print,
 ) -> TrainResult:
-    """Train a network, evaluate it on the validation images, and write weights.safetensors.
+    """Train a network, validate it every few steps, and write the best weights to weights.safetensors.
 
-    An interrupted training resumes from its last checkpoint; a finished one returns its result. Under torchrun every
-    process makes the same call.
+    An interrupted training resumes from its last checkpoint; a finished one returns its result. Both keep their own
+    settings where `config` has none: those that are not passed to its constructor. Under torchrun every process makes
+    the same call.
 
     Args:
         source: run folder of a search or a training; or a new network, which needs `out`.
@@ -72,7 +73,7 @@ def train(
         on_step: callback for the number of finished steps and the total.
         on_score: callback for the number of evaluated images and the total.
         on_cache: callback for the number of images decoded into a cache and the total.
-        log: receives remarks on the network, its initial weights and the teacher.
+        log: receives remarks on the network, its initial weights and the teacher, and a line on each validation.
 
     Raises:
         FileFormatError: the run folder has no network, or a file of weights is damaged.
@@ -84,10 +85,13 @@ def train(
     """
     chosen = source if isinstance(source, RunNetwork) else RunNetwork(source)
     folder = chosen.choose_folder(out)
+    config = TrainConfig(**resume_settings(TrainConfig, config.model_dump(exclude_unset=True), folder, "train", log))
     initial = find_initial_weights(chosen.run or folder, config.init)
     definition, spec = _define_network(chosen, folder, data, config, log)
     dataset, validation = _load_images(spec, definition.input, config)
     fabric = open_fabric(device, config.precision, find_unused=definition.architecture is None)
+    require_equal_settings(config.list_settings(), fabric)
+    share = config.divide_batch(fabric.world_size)
     teacher = load_teacher(config, definition, chosen.teacher, log)
     remarks: list[str] = []
     network, probe, random_parts = _prepare_network(definition, initial, config, fabric, remarks.append)
@@ -98,14 +102,17 @@ def train(
         return _return_finished(finished, run, log)
     for remark in remarks:
         log(remark)
-    views = config.steps * config.batch * fabric.world_size
+    views = config.steps * config.batch
     dataset, validation = cache_datasets((dataset, validation), config.cache, views=views, log=log, on_step=on_cache)
-    workers = choose_workers(config.workers, dataset, config.batch, fabric, log)
+    workers = choose_workers(config.workers, dataset, share, fabric, log)
     loading = config.model_copy(update={"workers": workers})
     with explain_out_of_memory(_MEMORY_ADVICE):
-        trainer = NetworkTrainer(network, loading, fabric, _weigh_classes(dataset, config), teacher, probe)
+        epoch_steps = count_epoch_steps(len(dataset), config.batch)
+        interval = choose_interval(config, epoch_steps)
+        validations = Validation(validation, loading, interval, fabric=fabric, log=log, on_score=on_score)
+        trainer = NetworkTrainer(network, loading, fabric, _weigh_classes(dataset, config), teacher, probe, validations)
         run_training(trainer, dataset, run, on_step)
-        scored = _save_and_score(trainer, definition, run.path / WEIGHTS_FILE, validation, on_score)
+        scored = _save_kept(trainer, validations, definition, run.path / WEIGHTS_FILE)
     result = TrainResult(
         **vars(scored),
         config=config,
@@ -114,7 +121,10 @@ def train(
         images=len(dataset),
         processes=fabric.world_size,
         waiting_pct=trainer.waiting_pct,
+        batch_per_process=share,
         weights_digest=fabric.broadcast(hash_file(scored.weights) if run.active else None),
+        epochs=config.steps / epoch_steps,
+        **validations.summarise(),
     )
     return run.finish(result)
 
@@ -198,7 +208,7 @@ def _prepare_network(
         network = build_training_network(definition, config)
         if definition.architecture is None:
             network.to(fabric.device)
-            report = check_training(network.network, definition, config.batch * fabric.world_size, config.crop)
+            report = check_training(network.network, definition, config.batch, config.crop)
             network.main, network.auxiliary_names = report.main, report.auxiliary
         else:
             require_rebuildable(network.network, definition)
@@ -216,33 +226,38 @@ def _prepare_network(
     return network, probe, () if transfer is None else transfer.random_parts
 
 
-def _save_and_score(
-    trainer: NetworkTrainer,
-    definition: NetworkDefinition,
-    weights: Path,
-    validation: SegmentationDataset,
-    on_score: OnStep,
+def _save_kept(
+    trainer: NetworkTrainer, validations: Validation, definition: NetworkDefinition, weights: Path
 ) -> ScoredWeights:
-    """Save the trained weights, check that the network can be rebuilt with them, and evaluate them.
+    """Save the weights to keep, check that the network can be rebuilt with them, and return their scores.
 
     Raises:
         TrainingError: the rebuilt network differs, or the trained one returns NaN or infinite logits.
     """
+    kept = validations.finish(trainer.network, trainer.step)
+    trainer.network.load_state_dict(kept.state)
     if trainer.fabric.is_global_zero:
         try:
             save_weights(trainer.network, weights, LogitsProbe.take(trainer.network, definition.input))
             load_weights(weights, definition)
         except MismatchError as error:
             raise TrainingError(f"{weights}: the trained network cannot be used: {error}") from error
-    scores, size = evaluate_network(
-        trainer.network.eval(), validation, fabric=trainer.fabric, workers=trainer.config.workers or 0, on_step=on_score
-    )
-    return describe_scores(weights, scores, validation, VALIDATION_SPLIT, size)
+    return describe_scores(weights, kept.scores, validations.dataset, VALIDATION_SPLIT, kept.size)
 
 
 def default_training_steps(data: Path, batch: int, split: str = "train") -> int:
-    """Return the steps of `TRAINING_EPOCHS` passes over the training images; `batch` is that of all processes."""
-    return TRAINING_EPOCHS * max(len(load_dataset(data, split)) // batch, 1)
+    """Return the steps of `TRAINING_EPOCHS` passes over the training images."""
+    return count_training_steps(data, TRAINING_EPOCHS, batch, split)
+
+
+def count_training_steps(data: Path, epochs: int, batch: int, split: str = "train") -> int:
+    """Return the steps of some passes over the training images."""
+    return epochs * count_epoch_steps(len(load_dataset(data, split)), batch)
+
+
+def count_epoch_steps(images: int, batch: int) -> int:
+    """Return the steps of a pass over the training images in full batches."""
+    return max(images // batch, 1)
 
 
 def _list_settings(
@@ -271,6 +286,7 @@ def _list_settings(
         **network,
         "data": str(data.resolve()),
         "processes": fabric.world_size,
+        BATCH_PER_PROCESS: config.divide_batch(fabric.world_size),
         **datasets[0].spec.settings,
         **describe_teacher(teacher),
         IMAGE_HASHES: [hash_images(dataset) for dataset in datasets],

@@ -74,14 +74,21 @@ def name_of(item):
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Copy of the files, unpacked, as the working directory; the run's settings name the scenes in it."""
-    copy = Path(shutil.copytree(FILES, tmp_path / "files"))
-    for packed in copy.rglob("*.gz"):
-        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
-        packed.unlink()
-    for path in (copy / "run/search.json", copy / "run/train.json"):
-        path.write_text(json.dumps(read(path) | {"data": str((copy / "scenes").resolve())}))
+    copy = unpack(tmp_path / "files")
     monkeypatch.chdir(copy)
     return copy
+
+
+def unpack(folder):
+    """Copy the files to a folder, unpack them, and return the folder."""
+    shutil.copytree(FILES, folder)
+    for packed in folder.rglob("*.gz"):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.unlink()
+    for run in (folder / "run", folder / "parallel/run"):
+        for path in (run / "search.json", run / "train.json"):
+            path.write_text(json.dumps(read(path) | {"data": str((folder / "scenes").resolve())}))
+    return folder
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from lgc.lut import Predictor
 from lgc.models import LGCNet, SearchSpace
 from lgc.models.nets.peers import build_peer
-from lgc.profiler.backends.torch_.backend import disable_tf32
+from lgc.precisions import disable_tf32
 from lgc.search.config import SearchConfig
+from lgc.search.data.datasets import load_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
 from lgc.search.runtime.fabric import open_fabric
@@ -19,6 +21,7 @@ from lgc.search.training.auxiliary import TrainingNetwork
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.evaluation import evaluate_run
 from lgc.search.training.network_trainer import NetworkTrainer
+from lgc.search.training.scores import evaluate_network
 from lgc.search.training.train import train
 
 from ..search.runs import require_like_losses
@@ -94,6 +97,25 @@ def test_training_step_does_not_wait(precision, name):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(record["loss"])
+
+
+class Convolution(torch.nn.Conv2d):
+    """A network of one convolution that keeps its last image and logits."""
+
+    def forward(self, image):
+        self.image, self.logits = image, super().forward(image)
+        return self.logits
+
+
+def test_scores_are_computed_without_tf32(scenes, monkeypatch):
+    for switch in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+        monkeypatch.setattr(switch, "fp32_precision", "tf32")
+    dataset, fabric = load_dataset(scenes, "val", (96, 128), full_labels=True), open_fabric("cuda:0")
+    network = Convolution(3, 11, 7, padding=3).to(fabric.device)
+    evaluate_network(network, dataset, fabric=fabric)
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    exact = functional.conv2d(network.image.double(), network.weight.double(), network.bias.double(), padding=3)
+    assert float((network.logits - exact).abs().max()) < 1e-4 * float(exact.abs().max())  # TF32: about 5e-4
 
 
 def test_gpu_draws_same_noise_as_cpu(scenes, predictor, tmp_path):

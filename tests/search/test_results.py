@@ -77,6 +77,21 @@ def test_faster_and_better_point_dominates(point):
     assert not replace(better, predicted_ms=point.predicted_ms + 0.1).dominates(point)
 
 
+def test_trial_miou_decides_before_loss(point):
+    scored = replace(point, trial_losses=[1.0, 2.0], trial_mious=[30.0, 31.0])
+    faster = replace(scored, predicted_ms=point.predicted_ms - 0.1, trial_losses=[0.5], trial_mious=[30.5])
+    assert (scored.best_trial_miou, point.best_trial_miou) == (31.0, None)
+    assert not faster.dominates(scored)
+    assert replace(faster, trial_losses=[9.0], trial_mious=[None, 32.0]).dominates(scored)
+    assert faster.dominates(replace(scored, trial_mious=[]))  # of an earlier version: by loss
+
+
+def test_trials_of_one_architecture_do_not_dominate(point):
+    lucky, other = (replace(point, trial_losses=[1.0], trial_mious=[miou]) for miou in (32.0, 31.0))
+    assert not lucky.dominates(other)
+    assert lucky.dominates(replace(other, operators={"skip": 6}))
+
+
 def test_domination_needs_every_table(point):
     rows = [TableTarget("a.lut", None, 1.0, 1.0), TableTarget("b.lut", None, 2.0, 2.0)]
     both = replace(point, tables=tuple(rows))

@@ -72,14 +72,24 @@ def run_search(call, lut, data, tmp_path):
     return run
 
 
-def test_measure_refines_the_result(run_search, reach, monkeypatch):
+def test_measure_refines_the_result(run_search, reach, monkeypatch, tmp_path):
     meter = partial(latency.make_latency_meter, seconds=0.5)  # not METER_SECONDS
     monkeypatch.setattr(latency, "make_latency_meter", meter)
     target = (reach[0] + reach[1]) / 2
     result, _ = run_search("--target-ms", target, "--measure")
     assert result["measured_ms"] > 0
     assert 1 <= result["landings"] <= 3
-    assert "one table, a target for it" in run_search("--measure", code=2)[1]
+    assert "one table, a target for it" in run_search("--measure", "--out", tmp_path / "other", code=2)[1]
+
+
+def test_omitted_options_are_the_searchs_own(run_search, reach, tmp_path):
+    target = round((reach[0] + reach[1]) / 2, 4)
+    first, _ = run_search("--target-ms", target, "--precision", "bf16", "--arch-lr", 0.01)
+    again, err = run_search()
+    assert again == first
+    own = f"targets_ms [[{target}]], arch_lr 0.01, precision 'bf16'"
+    assert f"{tmp_path / 'run'} keeps the settings that it began with: {own}" in err.splitlines()
+    assert "precision 'bf16', not 'fp32'" in run_search("--precision", "fp32", code=2)[1]
 
 
 def test_json_has_documented_keys(run_search, lut, tmp_path):
@@ -313,6 +323,21 @@ def test_printed_numbers_agree_with_json(call, run_search, lut, data, reach, tmp
     assert f"architecture  {result['architecture']}" in done.out
     assert f"head of {result['head_channels']} channels" in done.out
     assert done.out.splitlines()[-1].startswith("next: lgc-train ")
+
+
+def test_trials_are_printed(call, lut, data, tmp_path):
+    done = call("lgc-search", "--lut", lut, "--data", data, *SHORT, "--trials", 2, "--out", tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "search-result.json").read_text())
+    header, row = next(
+        (line, lines[at + 2])
+        for lines in [done.out.splitlines()]
+        for at, line in enumerate(lines)
+        if "target ms" in line
+    )
+    assert "trial mIoU" in header
+    best, all_scores = max(result["trial_mious"]), ", ".join(f"{miou:.1f}" for miou in result["trial_mious"])
+    assert row.split()[-3] == f"{best:.1f}"
+    assert f"  mIoU of the candidates after trials of {result['trial_steps']} steps: {all_scores}" in done.out
 
 
 def test_collapsed_architecture_gives_a_warning(run_search, reach):

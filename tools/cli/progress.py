@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,6 +87,20 @@ def make_step_progress(label: str, on_progress: Callable[[RoundProgress], None])
         on_progress(RoundProgress(label, step / steps, left))
 
     return on_step
+
+
+def make_repeated_progress(label: str, on_progress: Callable[[RoundProgress], None]) -> Callable[[int, int], None]:
+    """Return a callback like `make_step_progress` for a loop that runs several times, each with its own pace."""
+    latest, on_step = math.inf, make_step_progress(label, on_progress)
+
+    def restart(step: int, steps: int) -> None:
+        nonlocal latest, on_step
+        if step <= latest:
+            on_step = make_step_progress(label, on_progress)
+        latest = step
+        on_step(step, steps)
+
+    return restart
 
 
 def announce_resumption(on_step: Callable[[int, int], None]) -> Callable[[int, int], None]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ....device import Device
 from ....errors import MeasurementError
 from ....lut.target import Target
+from ....precisions import disable_tf32
 from ...machine.devices import diagnose_cuda
 from ..base import Runner, Workload
 from .runner import NO_LAYERS, TORCH_DTYPES, CudaGraphRunner, EagerRunner
@@ -79,18 +78,3 @@ class TorchBackend:
                 "torch keeps TF32 on, so fp32 would not be fp32; check that TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is not set"
             )
         return CudaGraphRunner(workload, target.precision, torch.device(target.device))
-
-
-def disable_tf32() -> bool:
-    """Turn TF32 off in torch's convolutions and matrix products, and return True if torch still reports it on.
-
-    Never use `allow_tf32`: once `fp32_precision` is set, torch refuses to read it, and `torch.backends.cudnn.flags`
-    reads it.
-    """
-    import torch
-
-    cudnn: Any = torch.backends.cudnn  # its stub lacks these attributes
-    # also sets `matmul.fp32_precision`, and the value that cuBLAS's kernels compare it with
-    torch.set_float32_matmul_precision("highest")
-    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
-    return "tf32" in (torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision)

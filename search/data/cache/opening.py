@@ -27,7 +27,7 @@ MIN_EPOCHS = 2
 MAX_SHARE = 0.5
 """Largest share of the free memory, or of the free space of the disk, that a cache takes by default."""
 UNUSED_S = 30 * 86_400
-"""Age in seconds after which a cache on the disk that nobody opens is removed when another is made."""
+"""Age in seconds after which an unused cache on the disk is removed when another is made."""
 _SUFFIX, _POINTER = ".pixels", ".memory"
 """Suffixes of caches on the disk, and of files that name one in the memory of a process."""
 Log = Callable[[str], None]
@@ -71,8 +71,11 @@ def cache_datasets(
                 locks.enter_context(_lock(folder, key, required=mode == "disk"))
             stores = _open_stores(folder, pairs, mode)  # another process may have made them meanwhile
             stores |= _make_stores(folder, {key: pairs[key] for key in pairs if key not in stores}, mode, log, on_step)
-    found = [stores.get(key) for key in (make_key(dataset.pairs) for dataset in datasets)]
-    return [d if store is None else d.use_store(store) for d, store in zip(datasets, found, strict=True)]
+    keys = [make_key(dataset.pairs) for dataset in datasets]
+    return [
+        dataset.use_store(stores[key]) if key in stores else dataset
+        for key, dataset in zip(keys, datasets, strict=True)
+    ]
 
 
 def _open_stores(folder: Path, pairs: Iterable[str], mode: CacheMode | None) -> dict[str, PixelCache]:
@@ -87,7 +90,7 @@ def _make_stores(
     """Return new caches by key; none where they do not fit."""
     sizes = {key: measure_pixels(pairs) for key, pairs in missing.items()}
     size, images = sum(map(count_bytes, sizes.values())), sum(map(len, sizes.values()))
-    place = mode or _choose_place(folder, size, log)
+    place = mode or _choose_mode(folder, size, log)
     if place == "off" or not missing:
         return {}
     _require_space(place, folder, size)
@@ -126,7 +129,7 @@ def _name_pointer(folder: Path, key: str) -> Path:
     return folder / f"{key}-{os.uname().nodename}{_POINTER}"
 
 
-def _choose_place(folder: Path, size: int, log: Log) -> CacheMode:
+def _choose_mode(folder: Path, size: int, log: Log) -> CacheMode:
     """Return the place of a new cache by what fits."""
     memory = read_free_memory()
     if size <= MAX_SHARE * memory:
@@ -141,7 +144,8 @@ def _choose_place(folder: Path, size: int, log: Log) -> CacheMode:
         space = str(error)
     log(
         f"no cache: {_format_bytes(size)} of decoded images are more than half of the free space, "
-        f"{_format_bytes(memory)} in memory and {space}; --cache ram or disk uses more, LGC_CACHE names another disk"
+        f"{_format_bytes(memory)} in memory and {space}; --cache ram or disk "
+        "uses more, LGC_CACHE may be a folder of another disk"
     )
     return "off"
 
@@ -165,7 +169,7 @@ def _require_space(place: CacheMode, folder: Path, size: int) -> None:
     if size > free:
         raise OutputError(
             f"--cache disk: the decoded images need {_format_bytes(size)}, {folder} has {_format_bytes(free)} free: "
-            "name a folder on another disk in LGC_CACHE, or use --cache off"
+            "set LGC_CACHE to a folder on another disk, or use --cache off"
         )
 
 
@@ -198,7 +202,7 @@ def _make_on_disk(
             write_pixels(file, pairs, sizes, key, on_step)
         except OSError as error:
             raise OutputError(
-                f"cannot write the cache {path}: {error.strerror or error}: name another folder in LGC_CACHE, or use "
+                f"cannot write the cache {path}: {error.strerror or error}: set LGC_CACHE to another folder, or use "
                 "--cache off"
             ) from error
         finally:
@@ -228,7 +232,7 @@ def _lock(folder: Path, key: str, *, required: bool) -> Iterator[None]:
     except (OutputError, OSError) as error:
         if required:
             raise OutputError(
-                f"--cache disk: {error}; name another folder in LGC_CACHE, or use --cache ram or off"
+                f"--cache disk: {error}; set LGC_CACHE to another folder, or use --cache ram or off"
             ) from error
         yield
         return
@@ -241,7 +245,7 @@ def _lock(folder: Path, key: str, *, required: bool) -> Iterator[None]:
 
 
 def _evict(folder: Path, size: int) -> int:
-    """Remove caches that nobody has opened for 30 days, then the least recently used until `size` bytes are free.
+    """Remove caches unused for 30 days, then the least recently used ones until `size` bytes are free.
 
     Caches in use are kept, and all younger ones if even their removal would not do. Return the free bytes.
     """

@@ -149,7 +149,7 @@ def record_loading() -> Iterator[list[tuple[float, float]]]:
 def compare_losses(record: Record, scratch: Path, device: str) -> None:
     """Compare the losses of the first training steps in fp32 at a batch size of 2 with the CPU's."""
     from lgc.models import SearchSpace
-    from lgc.profiler.backends.torch_.backend import disable_tf32
+    from lgc.precisions import disable_tf32
     from lgc.search.data.synthetic.writers import write_scenes
     from lgc.search.training.config import TrainConfig
     from lgc.search.training.train import train

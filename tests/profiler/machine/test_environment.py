@@ -1,12 +1,11 @@
-"""Comparison of fingerprints, and TF32 as torch reports it."""
+"""Comparison of fingerprints, and TF32 in them."""
 
 import copy
 
 import pytest
-import torch
 
+from lgc import precisions
 from lgc.lut import Target
-from lgc.profiler.backends.torch_ import backend as eager
 from lgc.profiler.machine.environment import _uses_tf32, compare_fingerprints
 
 H100 = {
@@ -92,49 +91,7 @@ def test_all_differences_are_reported():
 
 
 def test_tf32_is_what_torch_reports(monkeypatch):
-    monkeypatch.setattr(eager, "disable_tf32", lambda: True)
+    monkeypatch.setattr(precisions, "disable_tf32", lambda: True)
     assert _uses_tf32(Target("cuda:0", "torch")) is True
     assert _uses_tf32(Target("cuda:0", "onnxruntime")) is False
     assert _uses_tf32(Target("cpu", "torch")) is False
-
-
-@pytest.fixture
-def fp32_precision():
-    """Return torch's TF32 switches with an `fp32_precision`, restored afterwards."""
-    places = (torch.backends, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
-    before, matmul = [place.fp32_precision for place in places], torch.get_float32_matmul_precision()
-    of_matmul = torch.backends.cuda.matmul.fp32_precision
-    yield places
-    torch.set_float32_matmul_precision(matmul)  # sets that of `cuda.matmul`
-    torch.backends.cuda.matmul.fp32_precision = of_matmul
-    for place, value in zip(places, before, strict=True):
-        place.fp32_precision = value
-
-
-def test_tf32_is_disabled_and_read_back(fp32_precision):
-    for place in fp32_precision:
-        place.fp32_precision = "tf32"
-    torch.set_float32_matmul_precision("high")
-    assert eager.disable_tf32() is False
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
-    assert [place.fp32_precision for place in (cuda.matmul, cudnn.conv, cudnn.rnn)] == ["ieee"] * 3
-    assert torch._C._get_cublas_allow_tf32() is False, (
-        "cuBLAS reads this switch, and raises if it contradicts the others"
-    )
-
-
-def test_tf32_that_stays_on_is_reported(fp32_precision, monkeypatch):
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    assert eager.disable_tf32() is True
-
-
-def test_deprecated_tf32_switch_is_not_used(fp32_precision, monkeypatch):
-    def fail(*_):
-        raise AssertionError("deprecated switch")
-
-    for name in ("_set_cublas_allow_tf32", "_get_cublas_allow_tf32"):
-        monkeypatch.setattr(torch._C, name, fail)
-    for name in ("getter", "setter"):
-        monkeypatch.setattr(type(torch.backends.cudnn).__dict__["allow_tf32"], name, fail)
-    assert eager.disable_tf32() is False

@@ -1,12 +1,8 @@
-"""Devices, precisions and processes: two processes equal one with twice the batch size."""
+"""Devices, precisions and processes: two processes equal one."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,39 +20,10 @@ from lgc.search.runtime.fabric import (
     synchronise_norms,
 )
 
+from ..processes import run_worker
 from ..runs import find_target, read_log, require_equal_tensors
 
 FOLDER = Path(__file__).parent
-
-
-def run_worker(processes: int, script: str, *arguments: object) -> tuple[str, str]:
-    """Run a worker script in processes that talk over the loopback device; return their joined stdout and stderr.
-
-    They get the variables that torchrun sets, without its process; `test_train_parallel` runs torchrun itself.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-    group = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "TORCHELASTIC_RUN_ID": "none"}
-    environment = {**os.environ, **address, **group, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(FOLDER / script), *map(str, arguments)],
-            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in map(str, range(processes))
-    ]
-    try:
-        outputs = [process.communicate(timeout=300) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0] * processes, outputs
-    out, err = map("".join, zip(*outputs, strict=True))
-    return out, err
 
 
 def test_two_process_normalisation_equals_joined_batch(tmp_path):
@@ -72,7 +39,7 @@ def test_two_process_normalisation_equals_joined_batch(tmp_path):
         cases.append(case | {"middle": 3, "momentum": 0.1, "training": True} | options)
     cases[-1]["x"] = cases[-1]["x"].bfloat16()
     torch.save(cases, tmp_path / "cases.pt")
-    run_worker(2, "norm_worker.py", tmp_path)
+    run_worker(2, FOLDER / "norm_worker.py", tmp_path)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     for case, first, second in zip(cases, *ranks, strict=True):
         norm = nn.BatchNorm2d(4, momentum=case["momentum"])
@@ -94,19 +61,32 @@ def test_two_process_normalisation_equals_joined_batch(tmp_path):
                 torch.testing.assert_close(first["state"][name], value, **close)
 
 
+def test_local_statistics_are_averaged(tmp_path):
+    run_worker(2, FOLDER / "statistics_worker.py", tmp_path)
+    (first, averaged), (second, other) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    local, frozen, own = ("1.running_mean", "5.running_mean"), "3.running_mean", "2.scale"
+    assert [first[name] for name in (*local, frozen)] == [0, 0, 0]
+    assert [second[name] for name in (*local, frozen)] == pytest.approx([0.9, 0.9, 1])  # not the first process's
+    assert (first[own], second[own]) == (0, 0)  # the first process's, as DistributedDataParallel does
+    for state in (averaged, other):
+        assert [state[name] for name in local] == pytest.approx([0.45, 0.45])
+    assert (averaged[frozen], other[frozen]) == (0, 1)
+    assert averaged["1.running_var"] == other["1.running_var"] == pytest.approx(0.45)
+
+
 @pytest.mark.slow
-def test_two_process_search_equals_doubled_batch(street, scenes, tmp_path):
+def test_two_process_search_equals_single_process(street, scenes, tmp_path):
     """A front of two points covers all parts of a search."""
     targets = [round(find_target(street, share), 3) for share in (0.3, 0.7)]
     common = ["--lut", street.table_path, "--data", scenes, "--steps", 7, "--arch-lr", 0.05, "--json"]
     common += ["--trials", 1]
     common += [part for target in targets for part in ("--target-ms", target)]
     done = {}
-    for processes, batch in ((2, 2), (1, 4)):
+    for processes in (2, 1):
         (tmp_path / str(processes)).mkdir()
         out = tmp_path / f"run{processes}"
         done[processes] = run_worker(
-            processes, "search_worker.py", tmp_path / str(processes), *common, "--batch", batch, "--out", out
+            processes, FOLDER / "search_worker.py", tmp_path / str(processes), *common, "--batch", 4, "--out", out
         )
     result = json.loads(done[2][0])  # one object: only the first process prints
     assert [point["target_ms"] for point in result["front"]] == targets
@@ -204,7 +184,6 @@ def test_each_process_needs_its_own_gpu(monkeypatch):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
-        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
     ],
 )
 def test_running_out_of_memory_is_explained(error):

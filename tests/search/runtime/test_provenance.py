@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from importlib.metadata import version
 from shutil import copytree
 
 import pytest
@@ -30,7 +31,7 @@ def test_provenance_has_command_versions_and_machine(street, data, tmp_path, mon
     monkeypatch.setattr(sys, "argv", ["lgc-search", "--lut", "a b.lut"])
     provenance = write_and_read(tmp_path / "run", [street], data)
     assert provenance["command"] == ["lgc-search", "--lut", "a b.lut"]
-    assert provenance["packages"]["torch"] == torch.__version__
+    assert provenance["packages"]["torch"] == version("torch")
     assert provenance["packages"]["lgc"]
     assert (provenance["python"], provenance["machine"]) == (platform.python_version(), platform.platform())
     assert (provenance["threads"], len(provenance["gpus"])) == (torch.get_num_threads(), torch.cuda.device_count())

@@ -2,105 +2,245 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
+import torch
 
+from lgc.errors import FileFormatError
 from lgc.models import Architecture
 from lgc.search.config import SearchConfig
 from lgc.search.data.datasets import load_dataset, split_halves
+from lgc.search.data.labels import IGNORE
 from lgc.search.engine import search
 from lgc.search.runtime.batches import load_batches
 from lgc.search.runtime.fabric import open_fabric
 from lgc.search.selection import finalize, trials
-from lgc.search.selection.trials import compute_trial_loss
+from lgc.search.selection.trials import Trial, derive_trial_seed
+from lgc.search.training import network_trainer
+from lgc.search.training.config import TrainConfig
+from lgc.search.training.train import train
 
-from ..runs import KilledError, kill_at
+from ..runs import KilledError, change, kill_at
+
+TRIALS_FILE = "search-trials.json"
 
 
 @pytest.fixture
 def run_trial(street_space, scenes):
-    """Return an architecture's trial loss: `run_trial(number, steps=4, ...)`; a trial has a quarter of the steps."""
+    """Return an architecture's trial: `run_trial(number, steps=4, ...)`; a trial has a quarter of the steps."""
     first, second = split_halves(load_dataset(scenes, "train", (32, 32), augment=True), 0)
-    held_out = list(load_batches(second, 2, 0, start=0, stop=2))
+    batches = list(load_batches(second, 2, 0, start=0, stop=2))
 
-    def run(number=0, on_step=lambda: None, **settings):
+    def run(number=0, on_step=lambda: None, held_out=batches, **settings):
         config = SearchConfig(**({"steps": 16, "batch": 2, "trial_share": 0.25} | settings))
-        return compute_trial_loss(
-            street_space.sample(number), config, open_fabric("cpu"), first, held_out, None, on_step
-        )
+        seed = derive_trial_seed(config.seed, 0)
+        architecture = street_space.sample(number)
+        return trials.run_trial(architecture, seed, config, open_fabric("cpu"), first, held_out, None, on_step)
 
+    run.batches = batches
     return run
 
 
+@pytest.fixture
+def tried(short) -> SearchConfig:
+    """A search with two trials of three steps."""
+    return change(short, trials=2, trial_share=0.5)
+
+
 def test_trial_depends_on_seed_and_architecture(run_trial):
-    losses = [run_trial(), run_trial(), run_trial(seed=1), run_trial(1)]
-    assert losses[0] == losses[1]
-    assert len(set(losses)) == 3
-    assert all(0.5 < loss < 10 for loss in losses)
+    first, same, other_seed, other_architecture = run_trial(), run_trial(), run_trial(seed=1), run_trial(1)
+    assert first == same
+    assert len({first.loss, other_seed.loss, other_architecture.loss}) == 3
+    for trial in (first, other_seed, other_architecture):
+        assert 0.5 < trial.loss < 10
+        assert 0 <= trial.miou < 100
 
 
 def test_seed_determines_initial_weights(run_trial):
-    """A batch of all images is the same for all seeds, except for an order that does not matter."""
-    first, second = (run_trial(seed=seed, batch=4) for seed in (0, 1))
+    """A batch of all images is the same for all seeds, except for order and views."""
+    first, second = (run_trial(seed=seed, batch=4).loss for seed in (0, 1))
     assert abs(first - second) > 1e-3
 
 
 def test_longer_trial_has_lower_loss(run_trial):
     ticks = []
     short, long = (run_trial(steps=steps, on_step=lambda: ticks.append(0)) for steps in (4, 160))
-    assert long < short - 0.2
+    assert long.loss < short.loss - 0.2
+    assert long.miou >= short.miou  # both may predict the most frequent class alone
     assert len(ticks) == 1 + 40
 
 
-def test_diverged_trial_has_infinite_loss(run_trial, monkeypatch):
+def test_trial_score_is_that_of_its_predictions(run_trial, monkeypatch):
+    """A network that sees the labels has an mIoU of 100 %, one that sees those of two classes swapped has less."""
+    labels = iter([])
+
+    class Oracle(trials.LGCNet):
+        def forward(self, images):
+            logits = super().forward(images)
+            return logits if self.training else 0 * logits.mean() + next(labels)
+
+    monkeypatch.setattr(trials, "LGCNet", Oracle)
+    scores = []
+    for swapped in (False, True):
+        truths = [batch[1].clone() for batch in run_trial.batches]
+        known = torch.cat(truths)[torch.cat(truths) != IGNORE].unique()
+        for truth in truths:
+            truth[truth == IGNORE] = 0
+            if swapped:
+                truth[truth == known[0]] = known[1]
+        labels = iter([torch.nn.functional.one_hot(truth, 11).permute(0, 3, 1, 2).float() for truth in truths])
+        scores.append(run_trial().miou)
+    assert scores[0] == pytest.approx(100)
+    classes = len(known)
+    assert scores[1] < 100 * (classes - 1) / classes
+
+
+def test_unlabelled_images_give_no_miou(run_trial):
+    void = [(images, torch.full_like(labels, IGNORE)) for images, labels in run_trial.batches]
+    trial = run_trial(held_out=void)
+    assert (trial.loss, trial.miou) == (0.0, None)
+
+
+def test_diverged_trial_has_no_scores(run_trial, monkeypatch):
     real = trials.upsampled_loss
     monkeypatch.setattr(trials, "upsampled_loss", lambda *arguments: real(*arguments) * math.nan)
-    assert run_trial() == math.inf
+    trial = run_trial()
+    assert (trial.loss, trial.miou) == (None, None)
 
 
-def test_lowest_trial_loss_wins(street, scenes, short, tmp_path, monkeypatch):
-    """Candidates are ordered by their supernet loss; the lowest trial loss determines the result."""
-    tried: list[Architecture] = []
+def test_trials_rank_by_miou_then_loss():
+    ordered = [
+        Trial(0, 2.0, 30.0),
+        Trial(1, 1.0, 20.0),
+        Trial(2, 1.5, 20.0),
+        Trial(3, 0.5, 0.0),
+        Trial(4, None, None),
+    ]
+    assert sorted([ordered[i] for i in (4, 1, 0, 3, 2)], key=lambda trial: trial.rank) == ordered
+    first, second = Trial(0, 1.0, None), Trial(1, 2.0, None)
+    assert min((second, first), key=lambda trial: trial.rank) == first
 
-    def known_loss(architecture, *_):
-        tried.append(architecture)
-        return abs(len(tried) - best)
 
-    monkeypatch.setattr(finalize, "compute_trial_loss", known_loss)
-    settings = SearchConfig(**(short.model_dump() | {"trials": 3}))
+@pytest.fixture
+def starts(monkeypatch):
+    """Initial weights and first batch of each training, trial or final, in this order."""
+    weights, batches = [], []
+
+    def spy_network(network, fabric):
+        state = network.state_dict().items()
+        weights.append({name.removeprefix("network."): value.clone() for name, value in state})
+
+    def spy_batches(*arguments, **options):
+        loaded = list(load_batches(*arguments, **options))
+        batches.append(loaded[0])
+        return (batch for batch in loaded)
+
+    for module in (trials, network_trainer):
+        monkeypatch.setattr(module, "synchronise_norms", spy_network)
+        monkeypatch.setattr(module, "load_batches", spy_batches)
+    return lambda: list(zip(weights, batches, strict=True))
+
+
+def test_trial_starts_unlike_final_training(street_space, scenes, run, starts):
+    """With the run's own seed, as in earlier versions, weights and batches would be those of the final training."""
+    dataset = load_dataset(scenes, "train", (32, 32), augment=True)
+    held_out = list(load_batches(load_dataset(scenes, "val", (32, 32)), 2, 0, start=0, stop=1))
+    config = SearchConfig(steps=3, batch=2)
+    for seed in (config.seed, *(derive_trial_seed(config.seed, number) for number in range(3))):
+        trials.run_trial(street_space.sample(0), seed, config, open_fabric("cpu"), dataset, held_out)
+    train(run, scenes, TrainConfig(steps=1, batch=2, seed=config.seed))
+    *trial_starts, final = starts()
+    for number, (weights, (images, labels)) in enumerate(trial_starts):
+        is_same = number == 0  # the run's own seed
+        convolutions = [name for name, value in weights.items() if value.ndim == 4]
+        assert len(convolutions) > 10
+        assert {torch.equal(weights[name], final[0][name]) for name in convolutions} == {is_same}
+        assert torch.equal(images, final[1][0]) == torch.equal(labels, final[1][1]) == is_same
+    firsts = [images for _, (images, _) in trial_starts]
+    assert not any(torch.equal(firsts[a], firsts[b]) for a in range(4) for b in range(a))
+
+
+def test_highest_trial_miou_wins(street, scenes, short, tmp_path, monkeypatch):
+    """Candidates are ordered by their supernet loss; mIoU determines the result, and not the loss of a trial."""
+    runs: list[tuple[Architecture, int]] = []
+
+    def score(architecture, seed, *_):
+        runs.append((architecture, seed))
+        is_best = len(runs) == best
+        return Trial(seed, 3.0 if is_best else 1.0, 40.0 if is_best else 30.0 - len(runs))
+
+    monkeypatch.setattr(finalize, "run_trial", score)
+    settings = change(short, trials=3)
     for best in (1, 3):
-        tried.clear()
+        runs.clear()
         result = search(street, scenes, tmp_path / str(best), settings)
-        assert len(tried) == 3
-        assert len({architecture.choices for architecture in tried}) == 3
-        assert Architecture.load(result.architecture).choices == tried[best - 1].choices
-        assert result.trial_losses == [abs(index - best) for index in (1, 2, 3)]
-        assert result.predicted_ms == pytest.approx(street.predict(tried[best - 1]))
+        candidates, seeds = zip(*runs, strict=True)
+        assert len({architecture.choices for architecture in candidates}) == 3
+        assert Architecture.load(result.architecture).choices == candidates[best - 1].choices
+        assert [miou == 40 for miou in result.trial_mious] == [number == best for number in (1, 2, 3)]
+        assert result.trial_losses == [3.0 if number == best else 1.0 for number in (1, 2, 3)]
+        assert result.trial_seeds == list(seeds) == [derive_trial_seed(settings.seed, number) for number in range(3)]
+        assert len({*seeds, settings.seed}) == 4
+        assert result.predicted_ms == pytest.approx(street.predict(candidates[best - 1]))
         loss_after = result.loss_after
     first = search(street, scenes, tmp_path / "none", short)
     assert first.loss_after <= loss_after  # without trials, the best in the supernet wins
-    assert (first.trial_losses, first.trial_steps) == ([], 0)
+    assert (first.trial_losses, first.trial_mious, first.trial_seeds, first.trial_steps) == ([], [], [], 0)
 
 
-def test_search_reports_steps_of_trials(street, scenes, short, tmp_path):
+def test_diverged_trial_never_wins(street, scenes, tried, tmp_path, monkeypatch):
+    ran = []
+
+    def score(architecture, seed, *_):
+        ran.append(architecture)
+        return Trial(seed, *((None, None) if len(ran) == 1 else (5.0, 0.0)))
+
+    monkeypatch.setattr(finalize, "run_trial", score)
+    result = search(street, scenes, tmp_path / "run", tried)
+    assert Architecture.load(result.architecture).choices == ran[1].choices
+    assert (result.trial_losses, result.trial_mious) == ([None, 5.0], [None, 0.0])
+
+
+def test_search_reports_steps_of_trials(street, scenes, tried, tmp_path):
     reported = []
-    settings = SearchConfig(**(short.model_dump() | {"trials": 2, "trial_share": 0.5}))
-    result = search(street, scenes, tmp_path / "run", settings, on_step=lambda *step: reported.append(step))
+    result = search(street, scenes, tmp_path / "run", tried, on_step=lambda *step: reported.append(step))
     assert reported == [(step, 12) for step in range(1, 13)]
     assert result.trial_steps == 3
-    assert len(result.trial_losses) == 2
+    assert len(result.trial_losses) == len(result.trial_mious) == 2
 
 
-def test_only_interrupted_trial_is_repeated(street, scenes, short, tmp_path):
-    settings = SearchConfig(**(short.model_dump() | {"trials": 2, "trial_share": 0.5}))
-    whole = search(street, scenes, tmp_path / "whole", settings)
+def test_only_interrupted_trial_is_repeated(street, scenes, tried, tmp_path):
+    whole = search(street, scenes, tmp_path / "whole", tried)
 
     with pytest.raises(KilledError):
-        search(street, scenes, tmp_path / "cut", settings, on_step=kill_at(10))
+        search(street, scenes, tmp_path / "cut", tried, on_step=kill_at(10))
     reported = []
-    cut = search(street, scenes, tmp_path / "cut", settings, on_step=lambda step, _: reported.append(step))
+    cut = search(street, scenes, tmp_path / "cut", tried, on_step=lambda step, _: reported.append(step))
     assert reported == [10, 11, 12]  # the first trial was finished
-    assert (tmp_path / "cut" / "search-trials.json").exists()
-    assert cut.trial_losses == whole.trial_losses
+    for name in ("trial_losses", "trial_mious", "trial_seeds"):
+        assert getattr(cut, name) == getattr(whole, name)
+    assert (tmp_path / "cut" / TRIALS_FILE).read_bytes() == (tmp_path / "whole" / TRIALS_FILE).read_bytes()
     assert Architecture.load(cut.architecture).choices == Architecture.load(whole.architecture).choices
+
+
+def test_trials_of_earlier_version_are_repeated(street, scenes, tried, tmp_path):
+    """They had the seed of the final training and no mIoU."""
+    whole = search(street, scenes, tmp_path / "whole", tried)
+    keys = list(json.loads((tmp_path / "whole" / TRIALS_FILE).read_text()))
+    with pytest.raises(KilledError):
+        search(street, scenes, tmp_path / "cut", tried, on_step=kill_at(6))
+    file = tmp_path / "cut" / TRIALS_FILE
+    file.write_text(json.dumps({keys[0]: 1.5, keys[1]: None}))
+    cut = search(street, scenes, tmp_path / "cut", tried)
+    assert cut.trial_mious == whole.trial_mious
+    assert file.read_bytes() == (tmp_path / "whole" / TRIALS_FILE).read_bytes()
+
+
+def test_damaged_trials_file_is_named(street, scenes, tried, tmp_path):
+    with pytest.raises(KilledError):
+        search(street, scenes, tmp_path / "run", tried, on_step=kill_at(6))
+    (tmp_path / "run" / TRIALS_FILE).write_text("{")
+    with pytest.raises(FileFormatError, match=r"search-trials\.json is damaged .* delete it"):
+        search(street, scenes, tmp_path / "run", tried)

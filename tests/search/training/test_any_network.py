@@ -47,7 +47,7 @@ def change(**changes):
 def test_factory_is_trained_and_evaluated(scenes, tmp_path):
     remarks = []
     result = train(TOY, scenes, CONFIG, out=tmp_path, log=remarks.append)
-    assert len(remarks) == 3
+    assert len([line for line in remarks if not line.startswith("step ")]) == 3
     weights = load_file(tmp_path / "weights.safetensors")
     assert set(weights) == set(user_networks.Toy().state_dict()), "names of the user's own module"
     again = evaluate_run(RunNetwork(tmp_path, TOY.network), scenes)

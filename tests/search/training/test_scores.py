@@ -136,6 +136,24 @@ def test_scores_use_label_resolution_without_void(make_scenes):
     assert 50 < halved.pixel_accuracy < 100  # half the resolution loses accuracy at the full one
 
 
+class Watcher(Oracle):
+    """Oracle that notes TF32 in each call."""
+
+    def forward(self, image):
+        self.noted = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+        return super().forward(image)
+
+
+def test_scores_are_computed_without_tf32(make_scenes, monkeypatch):
+    for switch in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+        monkeypatch.setattr(switch, "fp32_precision", "tf32")
+    data = load_dataset(make_scenes("camvid-lists"), "val", (32, 32), full_labels=True)
+    watcher = Watcher([label for _, label in (data[index] for index in range(len(data)))])
+    evaluate_network(watcher, data)
+    assert watcher.noted == ("ieee", "ieee")
+    assert (torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision) == ("tf32", "tf32")
+
+
 @pytest.mark.parametrize("layout", SCENE_FORMATS)
 def test_every_layout_is_trained_and_scored(layout, make_run, make_scenes, tmp_path):
     run, data = make_run(count_classes(layout)), make_scenes(layout)

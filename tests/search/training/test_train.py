@@ -202,7 +202,6 @@ def test_infinite_weights_are_not_saved(run, scenes, monkeypatch):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
-        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
     ],
 )
 def test_out_of_memory_names_options_to_lower(run, scenes, monkeypatch, error):

@@ -29,7 +29,7 @@ def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
     assert {name: result[name] for name in expected} == expected
     assert {"miou", "per_class", "pixel_accuracy", "seconds", "pretrain", "images", "scored_on"} <= set(result)
     line, *losses = done.err.splitlines()
-    assert [loss.split(":")[0] for loss in losses] == ["step 3 of 3"]
+    assert [loss.split(":")[0] for loss in losses] == ["step 3 of 3"] * 2  # its mIoU and its losses
     assert line.startswith(
         "camvid-segnet: 11 classes of the known layout camvid-segnet, recognised by its files (sky, "
     )

@@ -1,4 +1,4 @@
-"""Training by several processes under torchrun equals training by one with the whole batch."""
+"""Training by several processes under torchrun equals training by one."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from lgc.search.training.config import TrainConfig
+from lgc.errors import UsageError
+from lgc.search.training.config import TrainConfig, divide_batch
 from lgc.search.training.evaluation import evaluate_run
 from lgc.search.training.train import train
 
+from ..processes import run_worker
 from ..runs import load_checkpoint, read_log, require_equal_tensors
 
+FOLDER = Path(__file__).parent
 WORKER = """
 import os, sys, torch
 from lgc.search.training import train as training
@@ -45,15 +49,15 @@ def torchrun(*arguments, folder):
     )
 
 
-def test_two_process_training_equals_doubled_batch(run, scenes, tmp_path):
+def test_two_process_training_equals_single_process(run, scenes, tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     done = torchrun(
-        *(tmp_path / "worker.py", run, "--data", scenes, "--steps", 5, "--batch", 2, "--lr", 0.05, "--json"),
+        *(tmp_path / "worker.py", run, "--data", scenes, "--steps", 5, "--batch", 4, "--lr", 0.05, "--json"),
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)  # one object: only the first process prints
-    assert result["processes"] == 2
+    assert (result["processes"], result["batch"], result["batch_per_process"]) == (2, 4, 2)
     whole = train(run, scenes, TrainConfig(steps=5, batch=4, lr=0.05), out=tmp_path / "whole")
     logs = [read_log(folder, "train") for folder in (run, tmp_path / "whole")]
     for name in ("loss", "aux_loss", "lr"):
@@ -68,3 +72,105 @@ def test_two_process_training_equals_doubled_batch(run, scenes, tmp_path):
     for name, value in ranks[0]["trainee"].items():
         assert torch.allclose(value, reference[name], atol=2e-3), name
     assert result["pixel_accuracy"] == pytest.approx(whole.pixel_accuracy, abs=2)
+
+
+LOCAL = ("--steps", 6, "--batch", 8, "--no-sync-bn")
+
+
+@pytest.fixture(scope="module")
+def trained(mini_space, scenes, tmp_path_factory):
+    """Train by the worker in two processes and by one; return its folders by the number of processes, and stderr."""
+    folder = tmp_path_factory.mktemp("parallel")
+    run = folder / "run"
+    run.mkdir()
+    content = {**mini_space.model_dump(mode="json"), "name": "street", "classes": 11}
+    mini_space.check(content, "street").sample(0).save(run / "architecture.json")
+    commands = {
+        "defaults": (None,),
+        "uneven": (None, "--batch", 3),
+        "few": (None, "--batch", 6, "--no-sync-bn"),
+        "local": (None, *LOCAL),
+        "killed": (3, *LOCAL),
+        "resumed": (None, "--out", "killed"),
+    }
+    err = ""
+    for processes, names in ((2, commands), (1, ("defaults", "few"))):
+        out = folder / str(processes)
+        out.mkdir()
+        lines = [
+            (name, killed_at, [*map(str, (run, "--data", scenes, "--out", name, *words))])
+            for name, (killed_at, *words) in commands.items()
+            if name in names
+        ]
+        (out / "commands.json").write_text(json.dumps(lines))
+        err += run_worker(processes, FOLDER / "train_worker.py", out, out / "commands.json", cwd=out)[1]
+    return folder, err
+
+
+def read_rank(folder, name, rank):
+    """Return the worker's record of a command in a process, and its last state."""
+    state = torch.load(folder / f"{name}-rank{rank}.pt", weights_only=True)
+    return json.loads((folder / f"{name}-rank{rank}.json").read_text()), state
+
+
+def test_processes_share_the_default_batch(trained):
+    folder, _ = trained
+    ranks, (single, _) = (
+        [read_rank(folder / "2", "defaults", rank)[0] for rank in (0, 1)],
+        read_rank(folder / "1", "defaults", 0),
+    )
+    assert [record["code"] for record in (*ranks, single)] == [0, 0, 0]
+    shares = [[len(images) for images in record["images"]] for record in (*ranks, single)]
+    assert shares == [[4] * 4, [4] * 4, [8] * 4]
+    assert [first + second for first, second in zip(*(record["images"] for record in ranks), strict=True)] == single[
+        "images"
+    ]
+    logs = [read_log(folder / count / "defaults", "train") for count in ("2", "1")]
+    for name in ("step", "lr"):
+        assert [record[name] for record in logs[0]] == [record[name] for record in logs[1]]
+    assert [record["loss"] for record in logs[0]] == pytest.approx([record["loss"] for record in logs[1]], abs=1e-4)
+
+
+def test_uneven_batch_names_the_nearest(trained):
+    folder, err = trained
+    assert [read_rank(folder / "2", "uneven", rank)[0]["code"] for rank in (0, 1)] == [2, 2]
+    assert err.count("--batch 3 cannot be divided equally among 2 processes: use --batch 2 or 4") == 2
+    assert not (folder / "2" / "uneven").exists()
+
+
+def test_local_norms_need_four_images(trained):
+    folder, err = trained
+    assert [read_rank(folder / "2", "few", rank)[0]["code"] for rank in (0, 1)] == [2, 2]
+    assert err.count("--no-sync-bn needs at least 4 images per process, but --batch 6 gives 3 to each of 2") == 2
+    assert "use --batch 8 or more" in err
+    assert read_rank(folder / "1", "few", 0)[0]["code"] == 0  # of a single process, all norms are local
+
+
+def test_local_norms_save_the_same_statistics(trained):
+    folder, _ = trained
+    (_, first), (_, second) = (read_rank(folder / "2", "local", rank) for rank in (0, 1))
+    for part in ("trainee", "mean"):
+        require_equal_tensors(first[part], second[part])
+
+
+def test_parallel_training_is_resumed_as_begun(trained):
+    folder, err = trained
+    assert "killed keeps the settings that it began with: sync_bn False" in err
+    assert "resumed at step 3 of 6" in err
+    for rank in (0, 1):
+        (whole, whole_state), (resumed, state) = (read_rank(folder / "2", name, rank) for name in ("local", "resumed"))
+        assert (resumed["code"], resumed["images"]) == (0, whole["images"][3:])
+        for part in ("trainee", "mean"):
+            require_equal_tensors(state[part], whole_state[part])
+    assert read_log(folder / "2" / "killed", "train") == read_log(folder / "2" / "local", "train")
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "nearest"), [(8, 3, "6 or 9"), (2, 4, "4"), (4, 4, None), (9, 3, None), (1, 1, None)]
+)
+def test_batch_is_divided_equally(batch, processes, nearest):
+    if nearest is None:
+        assert divide_batch(batch, processes) * processes == batch
+        return
+    with pytest.raises(UsageError, match=f"--batch {batch} cannot .* {processes} processes: use --batch {nearest}$"):
+        divide_batch(batch, processes)

@@ -137,7 +137,7 @@ def test_disk_that_fills_up_leaves_nothing(datasets, folder, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", fail)
-    with pytest.raises(OutputError, match=r"cannot write the cache .*: No space left on device: name another folder"):
+    with pytest.raises(OutputError, match=r"cannot write the cache .*: No space left on device: set LGC_CACHE"):
         open_cache(datasets, "disk")
     assert {path.suffix for path in folder.iterdir()} == {".lock"}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...errors import UsageError
-from ...models.space.lgcnet import LGCNetSpace
+from ..errors import UsageError
+from ..models.space.lgcnet import LGCNetSpace
 
 
 def require_crop(crop: tuple[int, int] | None, space: LGCNetSpace) -> None:

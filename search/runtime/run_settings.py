@@ -1,0 +1,116 @@
+"""Settings that a run folder stores: those of earlier versions, and those that a repeated command leaves out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import FileFormatError
+from ...files import describe, read_text
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, JsonValue
+
+BATCH_PER_PROCESS = "batch_per_process"
+"""Setting that runs of earlier versions lack: their `batch` is that of each process."""
+LEGACY_SETTINGS: dict[str, dict[str, JsonValue]] = {"train": {"sync_bn": True, "keep": "last"}, "search": {}}
+"""Stage -> settings that earlier versions lack, with the values that their runs began with and keep."""
+
+
+def name_checkpoint(path: Path, stage: str) -> Path:
+    """Return the path of a stage's checkpoint in a run folder."""
+    return path / f"{stage}.ckpt"
+
+
+def name_result(path: Path, stage: str) -> Path:
+    """Return the path of a stage's result in a run folder."""
+    return path / f"{stage}-result.json"
+
+
+def read_object(path: Path) -> dict[str, JsonValue]:
+    """Return the JSON object in a file of a run.
+
+    Raises:
+        FileFormatError: the file is damaged.
+    """
+    try:
+        content = json.loads(read_text(path, "file of a run"))
+    except ValueError as error:
+        raise FileFormatError(
+            f"{path} is damaged ({describe(path)}): delete it, or choose another folder with --out"
+        ) from error
+    if not isinstance(content, dict):
+        raise FileFormatError(f"{path} is not a file of a run: it holds no JSON object")
+    return content
+
+
+def read_settings(path: Path, stage: str) -> dict[str, JsonValue]:
+    """Return the settings of a stage as its run folder stores them; empty if it has none.
+
+    Raises:
+        FileFormatError: the file is damaged.
+    """
+    config = path / f"{stage}.json"
+    return read_object(config) if config.exists() else {}
+
+
+def upgrade_settings(stored: Mapping[str, JsonValue], stage: str) -> dict[str, JsonValue]:
+    """Return stored settings in the form of this version, for the same computation."""
+    settings = {**LEGACY_SETTINGS.get(stage, {}), **stored} if stored else {}
+    batch, processes = stored.get("batch"), stored.get("processes", 1)
+    if BATCH_PER_PROCESS not in stored and isinstance(batch, int) and isinstance(processes, int):
+        settings |= {"batch": batch * processes, BATCH_PER_PROCESS: batch}
+    return settings
+
+
+def resume_settings(
+    kind: type[BaseModel],
+    given: Mapping[str, Any],
+    path: Path,
+    stage: str,
+    log: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Return the given settings and, of a run that has a checkpoint or a result, its own in place of defaults.
+
+    So a default that changes with a version does not change a run. One that began with a batch per process may be given
+    this batch, or that of all processes.
+
+    Args:
+        kind: settings of the stage, `TrainConfig` or `SearchConfig`.
+        given: fields of `kind` that the user has set.
+        path: run folder.
+        stage: `search` or `train`.
+        log: receives a line on settings of the run that differ from the defaults.
+
+    Raises:
+        FileFormatError: the stored settings are damaged.
+    """
+    if not (name_checkpoint(path, stage).exists() or name_result(path, stage).exists()):
+        return dict(given)
+    stored = read_settings(path, stage)
+    current = upgrade_settings(stored, stage)
+    own = {name: current[name] for name in kind.model_fields if name in current and name not in given}
+    if BATCH_PER_PROCESS not in stored and "batch" in given and given["batch"] == stored.get("batch"):
+        own["batch"] = current["batch"]
+    expected = {**_list_defaults(kind), **given}
+    changes = [_describe(name, current) for name in own if name in expected and own[name] != expected[name]]
+    if changes:
+        log(f"{path} keeps the settings that it began with: {', '.join(changes)}")
+    return {**given, **own}
+
+
+def _list_defaults(kind: type[BaseModel]) -> dict[str, JsonValue]:
+    """Return the default of each field that has one, as JSON values."""
+    from pydantic_core import to_jsonable_python
+
+    fields = kind.model_fields.items()
+    return {name: to_jsonable_python(field.default) for name, field in fields if not field.is_required()}
+
+
+def _describe(name: str, settings: Mapping[str, JsonValue]) -> str:
+    """Return a setting as text; a batch with that of each process."""
+    share = settings.get(BATCH_PER_PROCESS)
+    per_process = f" ({share} per process)" if name == "batch" and share != settings[name] else ""
+    return f"{name} {settings[name]!r}{per_process}"
