@@ -36,7 +36,7 @@ from .selection.finalize import finalize
 from .supernet.blocks import BlockDecisions
 from .supernet.supernet_trainer import SupernetTrainer
 from .training.config import HOST_FIELDS, divide_batch
-from .training.losses import compute_class_weights
+from .training.losses import compute_class_weights, require_labelled
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -127,6 +127,8 @@ def _open_context(
     plain = load_dataset(spec, "train", space.input, seed=config.seed)
     require_classes(plain, space.classes, space.name)
     halves = split_halves(augmented, config.seed)
+    for half, purpose in zip(halves, ("weights", "architecture"), strict=True):
+        require_labelled(half, "train", f"the half of it for the {purpose}")
     fabric = open_fabric(device, config.precision)
     require_equal_settings(config.model_dump(mode="json", exclude=HOST_FIELDS), fabric)
     settings: dict[str, JsonValue] = {

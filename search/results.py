@@ -77,6 +77,8 @@ class SearchResult(Result):
         tables: one row per table, for several tables or with a quantile.
         seconds: duration of the search.
         supernet_seconds: duration of the supernet's training.
+        waiting_pct: share of the time of its steps that was spent waiting for data, in percent, since the search was
+            last resumed; None if unknown.
         fastest_ms: latency of the space's fastest architecture.
         slowest_ms: latency of the space's slowest architecture.
         operators: operator -> number of edges; empty for a space without edges.
@@ -127,6 +129,7 @@ class SearchResult(Result):
     gap: float | None
     loss_after: float
     dominated: bool | None = None
+    waiting_pct: float | None = None
 
     @property
     def rows(self) -> tuple[TableTarget | SearchResult, ...]:

@@ -70,6 +70,11 @@ def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool =
     return fabric
 
 
+def place_network(network: nn.Module, fabric: Fabric) -> None:
+    """Move a network to Fabric's device, in the memory format of the batches, channels-last."""
+    network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
+
+
 def require_equal_settings(settings: Mapping[str, object], fabric: Fabric) -> None:
     """Check that this process has the same settings as the first one.
 
@@ -221,16 +226,12 @@ def all_reduce_mean(value: Tensor, fabric: Fabric | None) -> Tensor:
 
 def average_over_processes(value: Tensor, fabric: Fabric) -> float:
     """Return the mean of a scalar over all processes."""
-    mean = fabric.all_reduce(value.detach().float(), reduce_op="mean")
-    assert isinstance(mean, Tensor)
-    return float(mean.item())
+    return float(all_reduce_mean(value.detach().float().clone(), fabric).item())
 
 
 def average_count(count: Tensor, fabric: Fabric | None) -> Tensor:
     """Return the mean of a count (scalar) over all processes, as a divisor: never 0."""
-    if fabric is not None and fabric.world_size > 1:
-        count = fabric.all_reduce(count.float(), reduce_op="mean")  # type: ignore[assignment]
-    return count.clamp_min(1e-6)
+    return all_reduce_mean(count.float(), fabric).clamp_min(1e-6)
 
 
 @contextmanager

@@ -96,6 +96,7 @@ def finalize(
         tables=_list_tables(context, constraint, architecture),
         seconds=trainer.seconds + time.monotonic() - start,
         supernet_seconds=trainer.seconds,
+        waiting_pct=trainer.waiting_pct,
         fastest_ms=predictor.range_ms[0],
         slowest_ms=predictor.range_ms[1],
         operators=strategies.count_operators(space.operators, np.array(architecture.choices[: space.edges])),

@@ -25,7 +25,7 @@ from ..config import SearchConfig
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..runtime.batches import Batch, load_batches
-from ..runtime.fabric import average_over_processes, synchronise_norms
+from ..runtime.fabric import average_over_processes, place_network, synchronise_norms
 from ..supernet.weight_optimiser import WeightOptimiser
 from ..training.config import divide_batch
 from ..training.losses import upsampled_loss
@@ -94,7 +94,7 @@ def run_trial(
     with seed_generators(seed):
         network = LGCNet(architecture.space, architecture)
     synchronise_norms(network, fabric)
-    network.to(fabric.device).train()
+    place_network(network.train(), fabric)
     optimiser = WeightOptimiser(network, config, config.trial_steps, fabric)
 
     def compute(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import closing
 from copy import deepcopy
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -24,12 +24,12 @@ from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
-from ..runtime.fabric import average_gradients, average_over_processes, synchronise_norms
-from ..runtime.metrics_log import MetricsRecord
+from ..runtime.fabric import average_gradients, place_network, synchronise_norms
+from ..runtime.metrics_log import Metric, MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import run_steps
 from ..training.config import divide_batch
-from ..training.losses import upsampled_loss
+from ..training.losses import SegmentationLoss
 from ..training.scores import compute_scores
 from .alphas import ArchitectureParameters, SampledPath
 from .blocks import BlockDecisions
@@ -43,6 +43,12 @@ if TYPE_CHECKING:
 
 LOG_EVERY = 25
 """Steps between records of mIoU and of the most probable architecture in the metrics log."""
+_CHECKED = {
+    "weight_loss": "loss of the weights",
+    "weight_gradient": "gradient of the weights",
+    "arch_loss": "loss of the architecture",
+}
+"""Metrics that must be finite, and their names in messages."""
 FP16_SCALE = 1024.0
 """Scale of the architecture's loss in fp16, where gradients would underflow; they are divided by it afterwards."""
 BatchPair = tuple[Batch, Batch | None]
@@ -54,6 +60,7 @@ class SupernetRecord(MetricsRecord, total=False):
 
     Attributes:
         weight_loss: loss of the sampled path on the batch for the weights.
+        weight_gradient: norm of its gradient before clipping; not in fp16.
         weight_lr: learning rate of the weights.
         temperature: temperature of the Gumbel softmax.
         arch_loss: loss on the batch for the architecture, without the latency term.
@@ -65,10 +72,11 @@ class SupernetRecord(MetricsRecord, total=False):
         most_likely: the most probable architecture as text.
     """
 
-    weight_loss: float
+    weight_loss: Metric
+    weight_gradient: Metric
     weight_lr: float
     temperature: float
-    arch_loss: float
+    arch_loss: Metric
     expected_ms: list[float]
     load: float
     multiplier: float
@@ -110,7 +118,10 @@ class SupernetTrainer:
     Attributes:
         step: number of finished steps.
         seconds: time spent on them, including earlier calls.
+        waiting_pct: share of the time of the steps that was spent waiting for data, in percent; None if unknown.
     """
+
+    waiting_pct: float | None = None
 
     def __init__(
         self,
@@ -125,7 +136,7 @@ class SupernetTrainer:
             self.net = Supernet(decisions)
             self.alphas = ArchitectureParameters(decisions, config.active_communication, config.gamma, config.embedding)
         synchronise_norms(self.net, fabric)
-        self.net.to(fabric.device)
+        place_network(self.net, fabric)
         self._weights = WeightOptimiser(self.net, config, config.steps, fabric)
         groups = [
             {"params": list(self.alphas.alpha.parameters()), "lr": config.resolved_arch_lr},
@@ -134,7 +145,7 @@ class SupernetTrainer:
         self._adam = torch.optim.Adam(groups, betas=(0.5, 0.999), weight_decay=config.arch_decay)
         self.objective = make_objective(config, constraint)
         self._noise = torch.Generator().manual_seed(config.seed)
-        self._class_weights = class_weights
+        self._compute_losses = SegmentationLoss(False, fabric, class_weights)
         self.step = 0
         self.seconds = 0.0
 
@@ -192,18 +203,16 @@ class SupernetTrainer:
 
     def _update_weights(self, sample: SampledPath, batch: Batch) -> SupernetRecord:
         loss = self.compute_loss(sample, batch)
-        mean = self._require_finite(average_over_processes(loss, self.fabric), "loss of the weights")
-        norm = self._weights.backward(loss)
-        if norm is not None and not self._is_fp16:  # the scaler of fp16 skips such a step
-            self._require_finite(norm.item(), "gradient of the weights")
-        lr = self._weights.lr
+        norm, lr = self._weights.backward(loss), self._weights.lr
         self._weights.step()
-        return {"step": self.step, "weight_loss": mean, "weight_lr": lr}
+        record: SupernetRecord = {"step": self.step, "weight_loss": loss.detach(), "weight_lr": lr}
+        if norm is not None and not self._is_fp16:  # in fp16 some gradients overflow until the scale fits
+            record["weight_gradient"] = norm
+        return record
 
     def _update_architecture(self, batch: Batch, temperature: float) -> SupernetRecord:
         parameters = list(self.alphas.parameters())
         loss = self.compute_loss(self.alphas.sample_path(temperature, self._noise), batch)
-        mean = self._require_finite(average_over_processes(loss, self.fabric), "loss of the architecture")
         expected = self.constraint.expected(self.alphas.probabilities())
         ratio = self.constraint.expected_target_ratio(expected)
         scale = FP16_SCALE if self._is_fp16 else 1.0
@@ -220,7 +229,7 @@ class SupernetTrainer:
         return {
             "step": self.step,
             "temperature": temperature,
-            "arch_loss": mean,
+            "arch_loss": loss.detach(),
             "expected_ms": expected.tolist(),
             "load": ratio.item(),
             "multiplier": self.objective.multiplier,
@@ -236,15 +245,21 @@ class SupernetTrainer:
         images, labels = (part.to(self.fabric.device, non_blocking=True) for part in batch)
         with self.fabric.autocast():
             logits = self.net(images, sample)
-        return upsampled_loss(logits, labels, self.fabric, self._class_weights)
+        return self._compute_losses([logits], labels)[0]
 
-    def _require_finite(self, value: float, name: str) -> float:
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the {name} is {value} at step {self.step}; the last checkpoint, if any, is kept. "
-                f"Lower the learning rate, or check the images of that step"
-            )
-        return value
+    def check(self, record: MetricsRecord) -> None:
+        """Check that losses and gradients of a step are numbers.
+
+        Raises:
+            TrainingError: one is NaN or infinite.
+        """
+        values = cast("dict[str, object]", record)
+        for key, name in _CHECKED.items():
+            if isinstance(value := values.get(key), float) and not math.isfinite(value):
+                raise TrainingError(
+                    f"the {name} is {value} at step {record['step']}; the last checkpoint, if any, is kept. "
+                    f"Lower the learning rate, or check the images of that step"
+                )
 
     def _evaluate(self, sample: SampledPath, batch: Batch) -> SupernetRecord:
         """Return the path's mIoU on the batch (percent), and the most probable architecture as text."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..config import SearchConfig
 from ..runtime.fabric import average_gradients
+from ..runtime.sgd import GuardedSGD
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -45,9 +46,9 @@ class WeightOptimiser:
 
     def __init__(self, network: nn.Module, config: SearchConfig, steps: int, fabric: Fabric) -> None:
         self._network, self._fabric = network, fabric
-        self._sgd = torch.optim.SGD(
-            network.parameters(), config.weight_lr, WEIGHT_MOMENTUM, weight_decay=config.weight_decay
-        )
+        # Fabric does not clip the gradients of an optimiser that handles the scaler of fp16 itself, as `GuardedSGD`.
+        kind = GuardedSGD if getattr(fabric.strategy.precision, "scaler", None) is None else torch.optim.SGD
+        self._sgd = kind(network.parameters(), config.weight_lr, WEIGHT_MOMENTUM, weight_decay=config.weight_decay)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._sgd, steps, config.weight_lr_end)
         optimiser = fabric.setup_optimizers(self._sgd)
         assert not isinstance(optimiser, tuple)  # Fabric returns a tuple for several optimisers only

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
-from typing import TYPE_CHECKING, NotRequired
+from typing import TYPE_CHECKING, NotRequired, cast
 
 import numpy as np
 import torch
@@ -21,15 +21,22 @@ from ...models.nets.weights import copy_infinite_tensors, find_invalid
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
-from ..runtime.fabric import average_tensors, keep_statistics, list_local_statistics, synchronise_norms
-from ..runtime.metrics_log import MetricsRecord
+from ..runtime.fabric import (
+    average_tensors,
+    keep_statistics,
+    list_local_statistics,
+    place_network,
+    synchronise_norms,
+)
+from ..runtime.metrics_log import Metric, MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
+from ..runtime.sgd import GuardedSGD
 from ..runtime.training_loop import restore_checkpoint, run_steps
 from .auxiliary import TrainingNetwork
 from .config import TrainConfig
 from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
-from .losses import ohem_loss, upsampled_loss
+from .losses import SegmentationLoss
 from .validation import Validation, ValidationState
 
 if TYPE_CHECKING:
@@ -37,6 +44,9 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT, StateDict
 
 MOMENTUM = 0.9
+MAX_SKIPPED = 20
+"""Updates skipped in a row, because gradients are NaN or infinite, after which a training ends; fp16 starts so."""
+_LOG = logging.getLogger("lgc.training")
 QUICK_PROBE_S = 0.5
 """Seconds up to which a probe of the trained weights is part of every checkpoint."""
 MAX_PROBE_SHARE = 0.05
@@ -51,14 +61,16 @@ class TrainingRecord(MetricsRecord):
         aux_loss: loss of the auxiliary head; summed over several auxiliary outputs.
         teacher_loss: distillation loss.
         lr: learning rate.
+        skipped: number of updates skipped in a row, up to this one, because gradients are NaN or infinite.
         val_miou: mIoU of the weights after this step, in percent; only in steps with a validation.
         val_pixel_accuracy: share of correctly classified pixels, in percent.
     """
 
-    loss: float
-    aux_loss: NotRequired[float]
-    teacher_loss: NotRequired[float]
+    loss: Metric
+    aux_loss: NotRequired[Metric]
+    teacher_loss: NotRequired[Metric]
     lr: float
+    skipped: NotRequired[Metric]
     val_miou: NotRequired[float | None]
     val_pixel_accuracy: NotRequired[float | None]
 
@@ -101,7 +113,10 @@ class NetworkTrainer:
     Attributes:
         step: number of finished steps.
         seconds: time spent on them, including earlier calls.
+        waiting_pct: share of the time of the steps that was spent waiting for data, in percent; None if unknown.
     """
+
+    waiting_pct: float | None = None
 
     def __init__(
         self,
@@ -116,18 +131,19 @@ class NetworkTrainer:
         if config.sync_bn:
             synchronise_norms(network, fabric)
         keep_statistics(network)
+        place_network(network, fabric)
         self.config, self.fabric, self.step, self.seconds = config, fabric, 0, 0.0
         self._trainee, self._probe, self._validation = network, probe, validation
         self._probe_s = self._probed_at = 0.0  # duration and end of the last probe of trained weights
+        self._has_skipped = False
         self._infinite = copy_infinite_tensors(network)
-        self._sgd = torch.optim.SGD(split_decay_groups(network, config.weight_decay), config.lr, momentum=MOMENTUM)
+        self._sgd = GuardedSGD(split_decay_groups(network, config.weight_decay), config.lr, MOMENTUM)
         # Fabric's wrappers compute in its precision and average gradients over its processes.
         self._model, self._optimiser = fabric.setup(network, self._sgd)
         self._model.train()
         self._local_statistics = list_local_statistics(network)
         self._average = WeightAverage(network.network, config.ema) if config.ema else None
-        loss = ohem_loss if config.ohem else upsampled_loss
-        self._compute_loss = partial(loss, fabric=fabric, weights=class_weights)
+        self._compute_losses = SegmentationLoss(config.ohem, fabric, class_weights)
         self._teacher = None if teacher is None else teacher.network.to(fabric.device)
 
     @property
@@ -136,11 +152,7 @@ class NetworkTrainer:
         return self._trainee.network if self._average is None else self._average.network
 
     def train_step(self, batch: Batch) -> TrainingRecord:
-        """Make one step on this process's part of a batch; return metrics, averaged over all processes.
-
-        Raises:
-            TrainingError: the loss is NaN or infinite.
-        """
+        """Make one step on this process's part of a batch; return metrics of this process, as tensors on the device."""
         config, fabric = self.config, self.fabric
         images, labels = batch
         lr = config.lr * config.factor(self.step)
@@ -148,33 +160,51 @@ class NetworkTrainer:
             group["lr"] = lr
         torch.manual_seed(_seed_step(config.seed, self.step, fabric.global_rank))
         logits, auxiliary = self._model(images)
-        loss = total = self._compute_loss(logits, labels)
-        losses = {"loss": loss}
-        if auxiliary:
-            losses["aux_loss"] = torch.stack([self._compute_loss(part, labels) for part in auxiliary.values()]).sum()
-            total = loss + config.aux * losses["aux_loss"]
+        loss, *others = self._compute_losses([logits, *auxiliary.values()], labels)
+        total, record = loss, TrainingRecord(step=self.step, loss=loss.detach(), lr=lr)
+        if others:
+            aux_loss = torch.stack(others).sum()
+            total, record["aux_loss"] = total + config.aux * aux_loss, aux_loss.detach()
         if self._teacher is not None:
             with torch.no_grad(), fabric.autocast():
                 targets = get_logits(self._teacher(images))
-            losses["teacher_loss"] = distillation_loss(logits, targets, config.temperature)
-            total = total + config.teacher_weight * losses["teacher_loss"]
-        means = self._average_losses(losses)
+            teacher_loss = distillation_loss(logits, targets, config.temperature)
+            total, record["teacher_loss"] = total + config.teacher_weight * teacher_loss, teacher_loss.detach()
         self._optimiser.zero_grad(set_to_none=True)
         fabric.backward(total)
         self._optimiser.step()
+        record["skipped"] = self._sgd.skipped
         average_tensors(self._local_statistics, fabric)
         if self._average is not None:
-            self._average.update(self._trainee.network, self.step)
+            self._average.update(self.step)
         self.step += 1
-        record: TrainingRecord = {"step": self.step - 1, "loss": means["loss"], "lr": lr}
-        if "aux_loss" in means:
-            record["aux_loss"] = means["aux_loss"]
-        if "teacher_loss" in means:
-            record["teacher_loss"] = means["teacher_loss"]
         return record
 
-    def validate(self) -> dict[str, float | None] | None:
+    def check(self, record: MetricsRecord) -> None:
+        """Check that the losses of a step are numbers, and that not too many updates were skipped; log the first.
+
+        Raises:
+            TrainingError: a loss is NaN or infinite, or so were the gradients of `MAX_SKIPPED` steps in a row.
+        """
+        for name, value in record.items():
+            if name.endswith("loss") and isinstance(value, float) and not math.isfinite(value):
+                raise TrainingError(f"the {name} is {value} at step {record['step']}; {self._advise()}")
+        skipped = cast("TrainingRecord", record).get("skipped", 0.0)
+        if skipped >= MAX_SKIPPED:
+            raise TrainingError(
+                f"the gradients of {MAX_SKIPPED} steps in a row, up to step {record['step']}, are NaN or infinite; "
+                f"{self._advise()}"
+            )
+        if skipped and not self._has_skipped and self.config.precision != "fp16":  # fp16 begins by trying scales
+            self._has_skipped = True
+            if self.fabric.is_global_zero:
+                _LOG.warning("the gradients of step %d are NaN or infinite: its update was skipped", record["step"])
+
+    def validate(self, before: Callable[[], object]) -> dict[str, float | None] | None:
         """Evaluate the weights if a validation is due after this step; return its metrics, else None.
+
+        Args:
+            before: called before a validation.
 
         Raises:
             DataError: a validation image or label is damaged or holds foreign values.
@@ -182,18 +212,9 @@ class NetworkTrainer:
         """
         if self._validation is None or not self._validation.is_due(self.step):
             return None
+        before()
         point = self._validation.run(self.network, self.step)
         return {"val_miou": point.miou, "val_pixel_accuracy": point.pixel_accuracy}
-
-    def _average_losses(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Average losses over all processes, so that all processes stop at the same invalid loss."""
-        local = torch.stack([loss.detach() for loss in losses.values()])
-        means = self.fabric.all_reduce(local, reduce_op="mean")
-        assert isinstance(means, torch.Tensor)
-        for name, value in zip(losses, means.tolist(), strict=True):
-            if not math.isfinite(value):
-                raise TrainingError(f"the {name} is {value} at step {self.step}; {self._advise()}")
-        return dict(zip(losses, means.tolist(), strict=True))
 
     def _advise(self) -> str:
         other = "" if self.config.precision == "fp32" else f", or use --precision fp32, not {self.config.precision}"
@@ -206,7 +227,8 @@ class NetworkTrainer:
             TrainingError: weights are NaN or infinite.
         """
         state = self._trainee.state_dict()
-        if any(bool(find_invalid(value, self._infinite.get(name)).any()) for name, value in state.items()):
+        invalid = [find_invalid(value, self._infinite.get(name)).any() for name, value in state.items()]
+        if bool(torch.stack(invalid).any()):
             raise TrainingError(f"weights are not finite after step {self.step - 1}; {self._advise()}")
         snapshot: TrainingState = {
             "step": self.step,

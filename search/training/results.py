@@ -75,6 +75,8 @@ class TrainResult(ScoredWeights):
         processes: number of processes.
         batch_per_process: images of each process in a step; None in results of earlier versions, whose `batch` it is.
         weights_digest: digest of the file of the weights; None in results of earlier versions.
+        waiting_pct: share of the time of the steps that was spent waiting for data, in percent, since the training was
+            last resumed; None if unknown.
         epochs: passes over the training images; None in results of earlier versions.
         curve: scores of each validation; empty in results of earlier versions.
         best_step: steps until the validation with the best mIoU; None without a labelled pixel.
@@ -88,6 +90,7 @@ class TrainResult(ScoredWeights):
     processes: int
     batch_per_process: int | None = None
     weights_digest: str | None = None
+    waiting_pct: float | None = None
     epochs: float | None = None
     curve: tuple[CurvePoint, ...] = ()
     best_step: int | None = None

@@ -31,7 +31,7 @@ from .config import TrainConfig
 from .distillation import Teacher, describe_teacher, load_teacher
 from .evaluation import describe_scores
 from .initial_weights import compare_origin, find_initial_weights, initialise
-from .losses import compute_class_weights
+from .losses import compute_class_weights, require_labelled
 from .network_trainer import NetworkTrainer, run_training
 from .results import ScoredWeights, TrainResult
 from .validation import VALIDATION_SPLIT, Validation, choose_interval
@@ -120,6 +120,7 @@ def train(
         from_scratch=random_parts,
         images=len(dataset),
         processes=fabric.world_size,
+        waiting_pct=trainer.waiting_pct,
         batch_per_process=share,
         weights_digest=fabric.broadcast(hash_file(scored.weights) if run.active else None),
         epochs=config.steps / epoch_steps,
@@ -191,6 +192,7 @@ def _load_images(
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Return the training and the validation images."""
     dataset = load_dataset(spec, config.train_split, size, augment=True, seed=config.seed, crop=config.crop)
+    require_labelled(dataset, config.train_split)
     return dataset, load_dataset(spec, VALIDATION_SPLIT, size, full_labels=True)
 
 

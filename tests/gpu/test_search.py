@@ -9,15 +9,18 @@ import torch
 from torch.nn import functional
 
 from lgc.lut import Predictor
-from lgc.models import SearchSpace
+from lgc.models import LGCNet, SearchSpace
+from lgc.models.nets.peers import build_peer
 from lgc.precisions import disable_tf32
 from lgc.search.config import SearchConfig
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import search
 from lgc.search.runtime.fabric import open_fabric
+from lgc.search.training.auxiliary import TrainingNetwork
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.evaluation import evaluate_run
+from lgc.search.training.network_trainer import NetworkTrainer
 from lgc.search.training.scores import evaluate_network
 from lgc.search.training.train import train
 
@@ -77,6 +80,23 @@ def test_training_losses_equal_cpu(precision, scenes, on_cpu, tmp_path):
     scored = evaluate_run(tmp_path / "out", scenes)  # the GPU's weights on the CPU
     assert scored.miou == pytest.approx(result.miou, abs=0.2)
     assert scored.pixel_accuracy == pytest.approx(result.pixel_accuracy, abs=0.2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["tiny", "fast-scnn"])
+def test_training_step_does_not_wait(precision, name):
+    network = build_peer(name, 11) if name == "fast-scnn" else LGCNet(ARCHITECTURE.space, ARCHITECTURE)
+    config = TrainConfig(steps=9, batch=2, precision=precision)
+    trainer = NetworkTrainer(TrainingNetwork(network, True), config, open_fabric("cuda:0", precision), torch.ones(11))
+    images = torch.randn(2, 3, 96, 128, device="cuda").to(memory_format=torch.channels_last)
+    batch = images, torch.randint(0, 11, (2, 96, 128), device="cuda")
+    trainer.train_step(batch)  # chooses kernels and allocates
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        record = trainer.train_step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(record["loss"])
 
 
 class Convolution(torch.nn.Conv2d):

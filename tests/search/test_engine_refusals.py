@@ -18,7 +18,7 @@ from lgc.search.data.datasets import load_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.engine import list_inactive_targets, search
 from lgc.search.selection.strategies import PASSES_PER_STEP, count_halving_passes
-from lgc.search.supernet import supernet_trainer as trainer_module
+from lgc.search.training.losses import SegmentationLoss
 
 from .runs import change, find_target, load_checkpoint, read_log, require_equal_runs
 
@@ -188,17 +188,17 @@ def test_tables_and_targets_must_match(street, street_space, predictor, predict,
     ],
 )
 def test_failed_search_keeps_its_checkpoint(street, scenes, short, tmp_path, monkeypatch, error, message):
-    real, calls = trainer_module.upsampled_loss, []
+    real, calls = SegmentationLoss.__call__, []
 
     def broken(*arguments):
         calls.append(arguments)
         if len(calls) == 3 and error is not None:
             raise error
-        return real(*arguments) * (np.nan if len(calls) == 3 else 1.0)
+        return [real(*arguments)[0] * (np.nan if len(calls) == 3 else 1.0)]
 
     search(street, scenes, tmp_path / "whole", short)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "upsampled_loss", broken)
+        patch.setattr(SegmentationLoss, "__call__", broken)
         with pytest.raises(TrainingError, match=message):
             search(street, scenes, tmp_path / "run", short)
     state = load_checkpoint(tmp_path / "run")

@@ -18,8 +18,8 @@ from lgc.lut import LatencyTable
 from lgc.search.data.description import read_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.runtime import training_loop
-from lgc.search.supernet import supernet_trainer as trainer_module
 from lgc.search.supernet.supernet_trainer import SupernetTrainer
+from lgc.search.training.losses import SegmentationLoss
 
 from . import test_search as results
 from .test_search import SHORT, predictor_of
@@ -185,17 +185,17 @@ def test_folder_of_another_search_is_rejected(call, lut, data, run_search, tmp_p
 )
 def test_failed_search_exits_with_1(call, lut, data, tmp_path, monkeypatch, error, message):
     monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
-    real, calls = trainer_module.upsampled_loss, []
+    real, calls = SegmentationLoss.__call__, []
 
     def broken(*arguments):
         calls.append(arguments)
         if len(calls) == 4 and error is not None:
             raise error
-        return real(*arguments) * (math.nan if len(calls) == 4 else 1.0)
+        return [real(*arguments)[0] * (math.nan if len(calls) == 4 else 1.0)]
 
     arguments = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "upsampled_loss", broken)
+        patch.setattr(SegmentationLoss, "__call__", broken)
         done = call("lgc-search", *arguments)
     assert (done.code, done.out) == (1, "")
     understood, line = done.err.splitlines()

@@ -67,7 +67,9 @@ def _averaging(size: int, bins: int, like: Tensor) -> Tensor:
     for index in range(bins):
         start, end = index * size // bins, -(-(index + 1) * size // bins)
         rows.append([1 / (end - start) if start <= position < end else 0.0 for position in range(size)])
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+    matrix = torch.tensor(rows, dtype=like.dtype)
+    # A plain copy to a GPU would make the host wait for it.
+    return matrix if like.device.type == "cpu" else matrix.to(like.device, non_blocking=True)
 
 
 class FeatureFusion(nn.Module):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+import torch
+
+from lgc.errors import TrainingError
 from lgc.search.runtime import training_loop
 from lgc.search.runtime.fabric import open_fabric
 from lgc.search.runtime.run_folder import RunFolder
@@ -17,13 +21,19 @@ STEPS = 5
 class Sum:
     """Adds the batches, which are numbers."""
 
+    refused = None
+
     def __init__(self):
         self.fabric, self.step, self.seconds, self.total = open_fabric("cpu"), 0, 0.0, 0
 
     def train_step(self, number):
         self.total += number
         self.step += 1
-        return {"step": self.step - 1, "loss": float(self.total)}
+        return {"step": self.step - 1, "loss": torch.tensor(float(self.total))}
+
+    def check(self, record):
+        if record["loss"] == self.refused:
+            raise TrainingError(f"loss {record['loss']} at step {record['step']}")
 
     def snapshot(self):
         return {"step": self.step, "seconds": self.seconds, "total": self.total}
@@ -74,3 +84,39 @@ def test_time_of_earlier_calls_is_included(train):
 def test_loop_without_steps_writes_a_checkpoint(train, tmp_path):
     train(stop=0)
     assert load_checkpoint(tmp_path / "run", "train")["step"] == 0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that `clock.now` sets."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(training_loop.time, "monotonic", lambda: clock.now)
+    return clock
+
+
+@pytest.mark.parametrize(("step_s", "expected"), [(0.25, [1, 3, 7, 11, 15, 17]), (3.0, [1, *range(3, 18)])])
+def test_log_is_flushed_every_second(train, clock, monkeypatch, step_s, expected):
+    flushed, real, steps = [], training_loop.MetricsLog.flush, []
+
+    def flush(self):
+        if self._pending:
+            flushed.append(steps[-1] + 1 if steps else 1)
+        return real(self)
+
+    def advance(step, _):
+        steps.append(step)
+        clock.now += step_s
+
+    clock.now = 0.0
+    monkeypatch.setattr(training_loop.MetricsLog, "flush", flush)
+    train(advance, stop=17)
+    assert flushed == expected
+
+
+def test_refused_loss_leaves_earlier_checkpoint(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(Sum, "refused", 3.0)
+    with pytest.raises(TrainingError, match="at step 2"):
+        train()
+    assert load_checkpoint(tmp_path / "run", "train")["step"] == 2
+    assert [row["loss"] for row in read_log(tmp_path / "run", "train")] == [0.0, 1.0]

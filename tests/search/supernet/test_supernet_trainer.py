@@ -15,11 +15,11 @@ from lgc.search.constraint.constraint import CostConstraint
 from lgc.search.data.datasets import load_dataset
 from lgc.search.runtime.batches import load_batches
 from lgc.search.runtime.fabric import open_fabric
-from lgc.search.supernet import supernet_trainer
 from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
 from lgc.search.supernet.blocks import BlockDecisions
 from lgc.search.supernet.supernet_trainer import SupernetTrainer
 from lgc.search.supernet.weight_optimiser import MAX_GRADIENT_NORM
+from lgc.search.training.losses import SegmentationLoss
 from lgc.search.training.scores import compute_scores
 
 from ..runs import require_equal_tensors
@@ -82,7 +82,7 @@ def test_warm_up_changes_only_sampled_weights(make, pairs, samples):
     parameters = dict(trainer.net.named_parameters())
     sampled = {name for name, parameter in parameters.items() if parameter.grad is not None}
     assert list_changed(net, trainer.net) & set(parameters) == {name for name in sampled if parameters[name].grad.any()}
-    assert record.keys() == {"step", "weight_loss", "weight_lr", "entropy"}
+    assert record.keys() == {"step", "weight_loss", "weight_gradient", "weight_lr", "entropy"}
     assert len(record["entropy"]) == len(trainer.alphas.decisions.blocks)
 
 
@@ -109,7 +109,7 @@ def test_architecture_step_changes_no_weights(make, pairs, samples, monkeypatch)
     assert [explore for _, explore in samples] == [0.3, 0.0]
     assert (samples[0][0].gates is None, samples[1][0].gates is None) == (True, False)
     new = {"temperature", "arch_loss", "expected_ms", "load", "multiplier"}
-    assert record.keys() == {"step", "weight_loss", "weight_lr", "entropy"} | new
+    assert record.keys() == {"step", "weight_loss", "weight_gradient", "weight_lr", "entropy"} | new
     assert record["load"] == pytest.approx(record["expected_ms"][0])  # without a target: the latency itself
 
 
@@ -128,8 +128,8 @@ def test_learning_rate_and_temperature_follow_schedule(make, pairs):
 
 def test_weight_gradient_is_clipped(make, pairs, monkeypatch):
     trainer = make(weight_decay=0.0)
-    real = supernet_trainer.upsampled_loss
-    monkeypatch.setattr(supernet_trainer, "upsampled_loss", lambda *arguments: 1e3 * real(*arguments))
+    real = SegmentationLoss.__call__
+    monkeypatch.setattr(SegmentationLoss, "__call__", lambda *arguments: [1e3 * real(*arguments)[0]])
     before = copy_state(trainer.net)
     trainer.train_step((pairs[0][0], None))
     steps = [value - before[name] for name, value in trainer.net.named_parameters()]
@@ -198,7 +198,7 @@ def test_record_has_miou_and_likeliest_architecture(make, pairs, samples):
 
 
 def train(trainer, pairs, start, stop):
-    return [trainer.train_step(pairs[step]) for step in range(start, stop)]
+    return [read(trainer.train_step(pairs[step])) for step in range(start, stop)]
 
 
 def test_snapshot_can_be_restored_repeatedly(make, pairs):
@@ -230,29 +230,34 @@ def test_restored_trainer_continues_identically(make, pairs):
     require_equal_tensors(trainer.net.state_dict(), restored.net.state_dict())
 
 
+def read(record):
+    return {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in record.items()}
+
+
 @pytest.mark.parametrize(("call", "name"), [(0, "weights"), (1, "architecture")])
 def test_nan_loss_is_named(make, pairs, monkeypatch, call, name):
     trainer = make(warm_up=0.0)
     trainer.train_step(pairs[0])
     net, alphas = copy_state(trainer.net), copy_state(trainer.alphas)
-    real, calls = supernet_trainer.upsampled_loss, []
+    real, calls = SegmentationLoss.__call__, []
 
     def broken(*arguments):
         calls.append(arguments)
-        return real(*arguments) * (math.nan if len(calls) == call + 1 else 1.0)
+        return [real(*arguments)[0] * (math.nan if len(calls) == call + 1 else 1.0)]
 
-    monkeypatch.setattr(supernet_trainer, "upsampled_loss", broken)
+    monkeypatch.setattr(SegmentationLoss, "__call__", broken)
+    record = read(trainer.train_step(pairs[1]))
     with pytest.raises(TrainingError, match=f"loss of the {name} is nan at step 1"):
-        trainer.train_step(pairs[1])
+        trainer.check(record)
     names = {name for name, _ in trainer.net.named_parameters()}
     assert bool(list_changed(net, trainer.net) & names) == (name == "architecture")
-    assert not list_changed(alphas, trainer.alphas)
+    assert bool(list_changed(alphas, trainer.alphas)) == (name == "weights")
 
 
 def test_infinite_gradient_changes_nothing(make, pairs, monkeypatch):
     trainer = make(warm_up=0.0)
     net = copy_state(trainer.net)
-    real = supernet_trainer.upsampled_loss
+    real = SegmentationLoss.__call__
 
     class Overflow(torch.autograd.Function):
         @staticmethod
@@ -263,9 +268,10 @@ def test_infinite_gradient_changes_nothing(make, pairs, monkeypatch):
         def backward(ctx, gradient):
             return gradient * math.inf
 
-    monkeypatch.setattr(supernet_trainer, "upsampled_loss", lambda *arguments: Overflow.apply(real(*arguments)))
+    monkeypatch.setattr(SegmentationLoss, "__call__", lambda *arguments: [Overflow.apply(real(*arguments)[0])])
+    record = read(trainer.train_step((pairs[0][0], None)))
     with pytest.raises(TrainingError, match=r"gradient of the weights is (nan|inf) at step 0"):
-        trainer.train_step(pairs[0])
+        trainer.check(record)
     assert not list_changed(net, trainer.net) & {name for name, _ in trainer.net.named_parameters()}
 
 

@@ -8,6 +8,7 @@ from PIL import ExifTags, Image
 from torch.nn import functional as F
 
 from lgc.errors import DataError
+from lgc.search.data.cache.store import FileStore
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training import losses
@@ -66,6 +67,38 @@ def test_only_kept_pixels_have_gradients():
     assert (logits.grad.abs().sum(1)[0, 0] > 0).tolist() == [False, False, True, True]
 
 
+def list_kept(losses_, labelled):
+    """Return the pixels that OHEM keeps, by sorting."""
+    hard = [index for index, loss in enumerate(losses_) if labelled[index] and loss > -math.log(0.7)]
+    min_kept = math.ceil(sum(labelled) / 16)
+    ranked = sorted((i for i in range(len(losses_)) if labelled[i]), key=lambda index: -losses_[index])
+    return sorted(hard if len(hard) >= min_kept else ranked[:min_kept])
+
+
+@pytest.mark.parametrize("may_wait", [True, False])
+@pytest.mark.parametrize(("easy", "void"), [(0.1, 0.0), (0.97, 0.3), (1.0, 0.5), (1.0, 0.97), (1.0, 1.0), (0.0, 0.2)])
+def test_hard_pixels_are_those_of_sorting(easy, void, may_wait, monkeypatch):
+    monkeypatch.setattr(losses, "_may_wait", lambda tensor: may_wait)  # False: as on a GPU
+    torch.manual_seed(0)
+    values = torch.where(torch.rand(3, 7, 50) < easy, 0.3 * torch.rand(3, 7, 50), 2 + torch.rand(3, 7, 50))
+    labelled = torch.rand(3, 7, 50) >= void
+    values[~labelled] = 0.0
+    kept = losses.select_hard_pixels(values, labelled)
+    assert kept.flatten().nonzero().flatten().tolist() == list_kept(
+        values.flatten().tolist(), labelled.flatten().tolist()
+    )
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 3.0, 1.0])])
+def test_outputs_share_labels(weights):
+    torch.manual_seed(0)
+    outputs, labels = [torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)], torch.randint(0, 3, (2, 8, 8))
+    labels[0, :5] = 255
+    for ohem, compute_loss in ((True, ohem_loss), (False, upsampled_loss)):
+        together = losses.SegmentationLoss(ohem, weights=weights)(outputs, labels)
+        assert together == [compute_loss(logits, labels, weights=weights) for logits in outputs]
+
+
 @pytest.mark.parametrize("compute_loss", [upsampled_loss, ohem_loss])
 def test_nan_reaches_the_loss(compute_loss):
     logits, labels = build_logits([0.2] * 16)
@@ -111,3 +144,33 @@ def test_class_weights_refuse_turned_labels(tmp_path):
         label.save(path, exif=exif)
     with pytest.raises(DataError, match="has the EXIF orientation 6"):
         compute_class_weights(load_dataset(scenes, "train"))
+
+
+def make_void(scenes, keep):
+    """Void all labels of the training images except those at the indices `keep`."""
+    pairs = load_dataset(scenes, "train").pairs
+    for index, pair in enumerate(pairs):
+        if index not in keep:
+            with Image.open(pair.label) as label:
+                palette, size = label.getpalette(), label.size
+            image = Image.new("P" if palette else "L", size, 11)  # the layout's void
+            if palette:
+                image.putpalette(palette)
+            image.save(pair.label)
+
+
+@pytest.mark.parametrize(("keep", "reads"), [({0, 1, 2}, 1), ({2}, 3)])
+def test_labelled_split_is_read_up_to_first(tmp_path, monkeypatch, keep, reads):
+    scenes = write_scenes(tmp_path, "camvid-segnet", {"train": 3}, (32, 48)).directory
+    make_void(scenes, keep)
+    calls, real = [], FileStore.count
+    monkeypatch.setattr(FileStore, "count", lambda *arguments: calls.append(1) or real(*arguments))
+    losses.require_labelled(load_dataset(scenes, "train"), "train")
+    assert len(calls) == reads
+
+
+def test_void_split_is_refused(tmp_path):
+    scenes = write_scenes(tmp_path, "camvid-segnet", {"train": 3}, (32, 48)).directory
+    make_void(scenes, ())
+    with pytest.raises(DataError, match=r"nothing to train on: split train .* no labelled pixel in the labels of 3 im"):
+        losses.require_labelled(load_dataset(scenes, "train"), "train")

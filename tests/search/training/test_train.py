@@ -18,6 +18,7 @@ from lgc.search.training.config import TrainConfig
 from lgc.search.training.ema import WeightAverage
 from lgc.search.training.evaluation import evaluate_run
 from lgc.search.training.initial_weights import initialise
+from lgc.search.training.losses import SegmentationLoss
 from lgc.search.training.network_trainer import split_decay_groups
 from lgc.search.training.train import train
 
@@ -109,14 +110,14 @@ def test_folder_with_different_architecture_is_refused(run, scenes, street_space
 
 def test_nan_loss_keeps_last_checkpoint(run, scenes, monkeypatch):
     monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
-    real, calls = network_trainer.ohem_loss, 0
+    real, calls = SegmentationLoss.__call__, 0
 
-    def broken(*arguments, **options):
+    def broken(*arguments):
         nonlocal calls
         calls += 1
-        return real(*arguments, **options) * (float("nan") if calls > 6 else 1.0)
+        return [loss * (float("nan") if calls > 3 else 1.0) for loss in real(*arguments)]
 
-    monkeypatch.setattr(network_trainer, "ohem_loss", broken)
+    monkeypatch.setattr(SegmentationLoss, "__call__", broken)
     with pytest.raises(TrainingError, match=r"loss is nan at step 3; .*Lower --lr from 0\.01$") as error:
         train(run, scenes, CONFIG)
     assert error.value.exit_code == 1
@@ -124,18 +125,71 @@ def test_nan_loss_keeps_last_checkpoint(run, scenes, monkeypatch):
     assert state["step"] == 3
     assert all(value.isfinite().all() for value in state["trainee"].values())
     assert not (run / "weights.safetensors").exists()
-    monkeypatch.setattr(network_trainer, "ohem_loss", real)
+    monkeypatch.setattr(SegmentationLoss, "__call__", real)
     assert train(run, scenes, CONFIG).config.steps == 6
+
+
+class Explode(torch.autograd.Function):
+    """The identity, whose gradient is NaN in the backward passes `calls`."""
+
+    calls: frozenset[int] = frozenset()
+    count = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        Explode.count += 1
+        return gradient * (float("nan") if Explode.count in Explode.calls else 1.0)
+
+
+@pytest.fixture
+def explode(monkeypatch):
+    """Make the gradients of steps (from 1) NaN, with finite losses: `explode(steps)`."""
+    real = SegmentationLoss.__call__
+
+    def set_steps(steps):
+        monkeypatch.setattr(Explode, "calls", frozenset(steps))
+        monkeypatch.setattr(Explode, "count", 0)
+        monkeypatch.setattr(
+            SegmentationLoss,
+            "__call__",
+            lambda *arguments: [Explode.apply(loss) if i == 0 else loss for i, loss in enumerate(real(*arguments))],
+        )
+
+    return set_steps
+
+
+@pytest.mark.usefixtures("eager_checkpoints")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_update_by_nan_gradients_is_skipped(run, scenes, explode, caplog, precision):
+    explode({3, 4})
+    train(run, scenes, CONFIG.model_copy(update={"precision": precision}))
+    assert [record["skipped"] for record in read_log(run, "train")] == [0, 0, 1, 2, 0, 0]
+    assert caplog.messages == ["the gradients of step 2 are NaN or infinite: its update was skipped"]
+    assert all(value.isfinite().all() for value in load_file(run / "weights.safetensors").values())
+
+
+@pytest.mark.usefixtures("eager_checkpoints")
+def test_repeated_nan_gradients_end_training(run, scenes, explode, monkeypatch):
+    monkeypatch.setattr(network_trainer, "MAX_SKIPPED", 3)
+    explode({2, 4, 5, 6})
+    with pytest.raises(TrainingError, match=r"gradients of 3 steps in a row, up to step 5, are NaN .*Lower --lr"):
+        train(run, scenes, CONFIG)
+    assert load_checkpoint(run, "train")["step"] == 5
+    assert len(read_log(run, "train")) == 5
 
 
 def test_infinite_weights_are_not_saved(run, scenes, monkeypatch):
     monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     real = WeightAverage.update
 
-    def corrupt(self, network, step):
-        real(self, network, step)
+    def corrupt(self, step):
+        real(self, step)
         if step == 3:
-            next(network.parameters()).data.fill_(float("inf"))
+            next(self.source.parameters()).data.fill_(float("inf"))
 
     monkeypatch.setattr(WeightAverage, "update", corrupt)
     with pytest.raises(TrainingError, match="not finite after step 3"):
@@ -154,7 +208,7 @@ def test_out_of_memory_names_options_to_lower(run, scenes, monkeypatch, error):
     def exhaust_memory(*_, **__):
         raise error
 
-    monkeypatch.setattr(network_trainer, "ohem_loss", exhaust_memory)
+    monkeypatch.setattr(SegmentationLoss, "__call__", exhaust_memory)
     with pytest.raises(TrainingError, match="Lower --batch, --crop or --workers"):
         train(run, scenes, CONFIG)
 
@@ -172,8 +226,8 @@ def test_training_starts_from_the_supernet(run, scenes, street_space, monkeypatc
     monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     started = {}
 
-    def record(self, network, step):
-        started.setdefault("stem", network.state_dict()["stem.0.conv.weight"].clone())
+    def record(self, step):
+        started.setdefault("stem", self.source.state_dict()["stem.0.conv.weight"].clone())
 
     monkeypatch.setattr(WeightAverage, "update", record)
     result = train(run, scenes, CONFIG.model_copy(update={"init": "supernet", "lr": 1e-9}))

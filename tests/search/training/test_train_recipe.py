@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lgc.errors import UsageError
 from lgc.models import Architecture, LGCNet
+from lgc.models.nets.peers import build_peer
 from lgc.models.nets.weights import load_weights
 from lgc.search.training import losses
 from lgc.search.training.auxiliary import TrainingNetwork, find_auxiliary_cell
@@ -92,7 +95,7 @@ def test_weight_average_matches_its_definition():
         network.running_mean.fill_(value)
         network.weight.data.fill_(value)
         network.num_batches_tracked.fill_(step)
-        mean.update(network, step)
+        mean.update(step)
     # Decays are 1/10, 2/11 and 1/4 (3/12, the limit); statistics start at 0, weights at 1.
     first = [0.1 * start + 0.9 * 1.0 for start in (0.0, 1.0)]
     third = [0.25 * ((2 / 11) * value + (9 / 11) * 2.0) + 0.75 * 4.0 for value in first]
@@ -101,6 +104,51 @@ def test_weight_average_matches_its_definition():
     assert mean.network.num_batches_tracked.item() == 2
     assert WeightAverage(network, 0.999).decay_at(20_000) == 0.999
     assert not mean.network.training
+
+
+class Tied(torch.nn.Module):
+    """A weight under two names, a mask of -inf, and a buffer that each forward assigns anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(2, 2, bias=False)
+        self.second = torch.nn.Linear(2, 2, bias=False)
+        self.second.weight = self.first.weight
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+        self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("scratch", torch.zeros(1), persistent=False)
+
+    def forward(self):
+        self.seen = self.seen + 1
+        self.scratch = self.scratch + 1
+        self.first.weight.data += 1
+
+
+def test_average_of_tied_and_reassigned_tensors():
+    network = Tied()
+    mean = WeightAverage(network, 0.5)
+    start = network.first.weight.detach().clone()
+    for step in range(2):
+        network()
+        mean.update(step)
+    # Decays are 1/10 and 2/11: an average of 0.9, then 2/11 * 0.9 + 9/11 * 2.
+    expected = 2 / 11 * 0.9 + 9 / 11 * 2
+    assert torch.allclose(mean.network.first.weight, start + expected)
+    assert mean.network.second.weight is mean.network.first.weight
+    assert mean.network.seen.item() == pytest.approx(expected)
+    assert mean.network.mask.tolist() == [0.0, -math.inf]
+    assert mean.network.scratch.item() == 0
+
+
+def test_bf16_gradients_of_equal_images_are_finite():
+    """The globally pooled features of Fast-SCNN have no variance then."""
+    torch.manual_seed(0)
+    network = build_peer("fast-scnn", 4).train()
+    images = torch.randn(1, 3, 64, 64).expand(4, -1, -1, -1).contiguous()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(images)
+    losses.ohem_loss(logits, torch.randint(0, 4, (4, 64, 64))).backward()
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in network.parameters())
 
 
 def test_bf16_keeps_float32_weights(trained):

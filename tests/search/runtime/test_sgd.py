@@ -1,0 +1,86 @@
+"""SGD that skips updates by invalid gradients, and otherwise equals torch's."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lgc.search.runtime.sgd import GuardedSGD
+
+SETTINGS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+
+def train(network, optimiser, factors):
+    """Make a step for each factor of the loss; every other one leaves the last layer without a gradient."""
+    torch.manual_seed(1)
+    for index, factor in enumerate(factors):
+        x = torch.randn(2, 3, 5, 5)
+        optimiser.zero_grad()
+        (factor * network[: 2 + index % 2](x).square().mean()).backward()
+        optimiser.step()
+
+
+def are_equal(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_valid_steps_equal_those_of_torch(network):
+    other = copy.deepcopy(network)
+    train(network, GuardedSGD(network.parameters(), **SETTINGS), [1.0] * 5)
+    train(other, torch.optim.SGD(other.parameters(), **SETTINGS), [1.0] * 5)
+    for own, expected in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(own, expected)
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+@pytest.mark.parametrize("first", [0, 2])
+def test_invalid_gradients_change_nothing(network, factor, first):
+    optimiser = GuardedSGD(network.parameters(), **SETTINGS)
+    train(network, optimiser, [1.0] * first)
+    before, state = copy.deepcopy(network), copy.deepcopy(optimiser.state_dict()["state"])
+    train(network, optimiser, [factor] * 3)
+    assert optimiser.skipped == 3
+    assert are_equal(network, before)
+    for index, values in optimiser.state_dict()["state"].items():
+        assert torch.equal(values["momentum_buffer"], state[index]["momentum_buffer"])
+    train(network, optimiser, [1.0])
+    assert optimiser.skipped == 0
+    assert not are_equal(network, before)
+    assert all(bool(p.isfinite().all()) for p in network.parameters())
+
+
+def test_state_of_torch_sgd_is_resumed(network):
+    plain = torch.optim.SGD(network.parameters(), **SETTINGS)
+    train(network, plain, [1.0])  # without a momentum of the last layer
+    other = copy.deepcopy(network)
+    resumed = GuardedSGD(other.parameters(), **SETTINGS)
+    resumed.load_state_dict(copy.deepcopy(plain.state_dict()))
+    train(network, plain, [1.0] * 3)
+    train(other, resumed, [1.0] * 3)
+    for own, expected in zip(other.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(own, expected)
+    before = copy.deepcopy(other)
+    train(other, resumed, [math.nan])
+    assert are_equal(other, before)
+
+
+def test_complex_parameters_are_guarded_too():
+    network = nn.ParameterList([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+    optimiser = GuardedSGD(network.parameters(), **SETTINGS)
+    (network[0].abs().sum() * math.nan).backward()
+    optimiser.step()
+    assert torch.equal(network[0].detach(), torch.ones(2, dtype=torch.complex64))
+    optimiser.zero_grad()
+    network[0].abs().sum().backward()
+    optimiser.step()
+    assert (network[0].abs() < 1).all()
