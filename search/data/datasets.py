@@ -112,7 +112,7 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if self.augment:
             packed = pack_views([self.cut_view(index, epoch)], self.normalisation)
             images, labels = ViewFinisher(self.normalisation, torch.device("cpu")).finish(packed)
-            return images[0], labels[0]
+            return images[0], labels[0].to(torch.int64)
         pixels, classes = self.store.read(self.pairs[index])
         image = torch.from_numpy(normalise_image(resize_image(pixels, self.size), self.normalisation))
         label = torch.from_numpy(np.array(classes))  # a cache is read-only

@@ -20,7 +20,7 @@ from ..data.views.packing import PackedViews, pack_views
 from .worker_errors import load_in_workers
 
 Batch = tuple[Tensor, Tensor]
-"""Images [N, 3, H, W] and labels [N, H, W]."""
+"""Images, float32 [N, 3, H, W], and labels [N, H, W]: uint8 of random views, else int64."""
 Shard = tuple[int, int]
 """Rank of a process and number of processes."""
 CPU = torch.device("cpu")

@@ -268,7 +268,7 @@ class SupernetTrainer:
             with self.fabric.autocast():
                 logits = self.net(images, SampledPath(sample.choices))
             classes = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear").argmax(dim=1)
-            confusion = multiclass_confusion_matrix(classes, labels, logits.shape[1], ignore_index=IGNORE)
+            confusion = multiclass_confusion_matrix(classes, labels.long(), logits.shape[1], ignore_index=IGNORE)
             choices = self.alphas.probabilities().argmax(dim=-1).tolist()
         names = tuple(str(index) for index in range(len(confusion)))
         return {

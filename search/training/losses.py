@@ -38,7 +38,7 @@ def upsampled_loss(
 
     Args:
         logits: logits at any resolution.
-        labels: classes, int64.
+        labels: classes, of any integer type.
         fabric: processes that share the batch.
         weights: weights of the classes, [C]; None for equal weights.
     """

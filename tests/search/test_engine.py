@@ -87,7 +87,7 @@ def test_run_folder_suffices_to_repeat_search(street, scenes, short, tmp_path):
     assert copied.fingerprint == street.fingerprint
     settings = json.loads((tmp_path / "run" / "search.json").read_text())
     assert settings["latency"] == [copied.fingerprint]
-    names = {"space", "data", "images", "latency", "precision", "processes"}
+    names = {"space", "data", "images", "latency", "precision", "processes", "batch_per_process"}
     again = SearchConfig(**{name: value for name, value in settings.items() if name not in names})
     search(copied, scenes, tmp_path / "again", again)
     require_equal_runs(tmp_path / "run", tmp_path / "again")

@@ -31,7 +31,7 @@ class ViewFinisher:
 
     @torch.no_grad()
     def finish(self, packed: PackedViews) -> tuple[Tensor, Tensor]:
-        """Return images, float32 [N, 3, H, W], and labels, int64 [N, H, W], on the device.
+        """Return images, float32 [N, 3, H, W], and labels, uint8 [N, H, W], on the device.
 
         All views have the same crop. Padding is 0 in images, the mean colour, and 255 in labels. Nothing waits for the
         device.
@@ -39,7 +39,7 @@ class ViewFinisher:
         data = packed.data.to(self.device, non_blocking=True)
         count, crop = len(packed.views), packed.views[0].crop
         images = torch.empty(count, 3, *crop, device=self.device)
-        labels = torch.empty(count, *crop, dtype=torch.int64, device=self.device)
+        labels = torch.empty(count, *crop, dtype=torch.uint8, device=self.device)
         start = 0
         for index, view in enumerate(packed.views):
             height, width = view.window[2:]

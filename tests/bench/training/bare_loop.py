@@ -44,6 +44,7 @@ class BareLoop:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.config.lr * rise * (1 - self.step / self.config.steps) ** 0.9
             logits, auxiliary = self.network(images)
+            labels = labels.long()
             loss = self.compute_loss(logits, labels)
             for part in auxiliary.values():
                 loss = loss + self.config.aux * self.compute_loss(part, labels)

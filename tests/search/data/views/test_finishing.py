@@ -27,7 +27,7 @@ def picture() -> tuple[np.ndarray, np.ndarray]:
 def finish(view: View, picture, normalisation=IMAGENET) -> tuple[np.ndarray, np.ndarray]:
     packed = pack_views([(view, *view.cut(*picture))], normalisation)
     images, labels = ViewFinisher(normalisation, CPU).finish(packed)
-    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.uint8)
     return images[0].numpy(), labels[0].numpy()
 
 
