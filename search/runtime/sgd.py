@@ -1,38 +1,44 @@
-"""Stochastic gradient descent that survives a step whose gradients overflowed."""
+"""Stochastic gradient descent that survives a step whose gradients explode or overflow."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT, StateDict
 
 
 class GuardedSGD(torch.optim.SGD):
-    """SGD with momentum that skips the update of a step whose gradients are NaN or infinite.
+    """SGD with momentum that clips gradients, and skips the update of a step whose gradients are NaN or infinite.
 
-    The device decides: the host does not wait for a GPU. In fp16, torch's gradient scaler decides by the same means.
+    The device decides: the host does not wait for a GPU. In fp16, torch's gradient scaler decides on skipping by the
+    same means.
 
     Args:
         params: parameters, or groups of them.
         lr: learning rate.
         momentum: momentum.
         weight_decay: weight decay.
+        max_norm: norm of all gradients together above which they are scaled down to it.
 
     Attributes:
+        norm: norm of the gradients of the last step before clipping, a scalar on the device.
         skipped: number of updates skipped in a row up to the last one, a scalar on the device.
     """
 
-    def __init__(self, params: ParamsT, lr: float, momentum: float, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: ParamsT, lr: float, momentum: float, weight_decay: float = 0.0, max_norm: float = math.inf
+    ) -> None:
         super().__init__(params, lr, momentum, weight_decay=weight_decay)
         parameters = [p for group in self.param_groups for p in group["params"]]
         self._is_fused = all(p.is_floating_point() for p in parameters)  # torch's fused kernel has no complex numbers
         self._step_supports_amp_scaling = self._is_fused
-        self.skipped = torch.zeros((), device=parameters[0].device)
+        self._max_norm = max_norm
+        self.skipped = self.norm = torch.zeros((), device=parameters[0].device)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -57,20 +63,22 @@ class GuardedSGD(torch.optim.SGD):
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not gradients:
             return super().step(closure)
-        by_scaler = getattr(self, "found_inf", None)
-        invalid = _find_invalid(gradients) if by_scaler is None else by_scaler
+        scaler = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+        scale: Any = 1.0 if scaler["grad_scale"] is None else scaler["grad_scale"]
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
+        self.norm = torch.linalg.vector_norm(norms) / scale
+        invalid = (~self.norm.isfinite()).float() if scaler["found_inf"] is None else scaler["found_inf"]
         self.skipped = (self.skipped + 1) * invalid
+        excess = (self.norm / self._max_norm).clamp_min(1.0)
         if not self._is_fused:
-            return None if bool(invalid) else super().step(closure)
-        self.found_inf = invalid
+            if bool(invalid):
+                return None
+            torch._foreach_div_(gradients, excess)
+            return super().step(closure)
+        self.grad_scale, self.found_inf = scale * excess, invalid
         try:
             return super().step(closure)
         finally:
-            if by_scaler is None:
-                del self.found_inf
-
-
-def _find_invalid(gradients: list[Tensor]) -> Tensor:
-    """Return 1 if a gradient has NaN or infinite values, or its norm overflows, else 0, as a scalar on the device."""
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
-    return (~norms.isfinite().all()).float()
+            for name, value in scaler.items():
+                if value is None:
+                    delattr(self, name)

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT, StateDict
 
 MOMENTUM = 0.9
+MAX_GRADIENT_NORM = 35.0
+"""Norm of all gradients above which they are clipped: MMDetection's for SGD. Ordinary steps stay below 15."""
 MAX_SKIPPED = 20
 """Updates skipped in a row, because gradients are NaN or infinite, after which a training ends; fp16 starts so."""
 _LOG = logging.getLogger("lgc.training")
@@ -61,6 +63,7 @@ class TrainingRecord(MetricsRecord):
         aux_loss: loss of the auxiliary head; summed over several auxiliary outputs.
         teacher_loss: distillation loss.
         lr: learning rate.
+        gradient_norm: norm of all gradients before clipping.
         skipped: number of updates skipped in a row, up to this one, because gradients are NaN or infinite.
         val_miou: mIoU of the weights after this step, in percent; only in steps with a validation.
         val_pixel_accuracy: share of correctly classified pixels, in percent.
@@ -70,6 +73,7 @@ class TrainingRecord(MetricsRecord):
     aux_loss: NotRequired[Metric]
     teacher_loss: NotRequired[Metric]
     lr: float
+    gradient_norm: NotRequired[Metric]
     skipped: NotRequired[Metric]
     val_miou: NotRequired[float | None]
     val_pixel_accuracy: NotRequired[float | None]
@@ -137,7 +141,8 @@ class NetworkTrainer:
         self._probe_s = self._probed_at = 0.0  # duration and end of the last probe of trained weights
         self._has_skipped = False
         self._infinite = copy_infinite_tensors(network)
-        self._sgd = GuardedSGD(split_decay_groups(network, config.weight_decay), config.lr, MOMENTUM)
+        groups = split_decay_groups(network, config.weight_decay)
+        self._sgd = GuardedSGD(groups, config.lr, MOMENTUM, max_norm=MAX_GRADIENT_NORM)
         # Fabric's wrappers compute in its precision and average gradients over its processes.
         self._model, self._optimiser = fabric.setup(network, self._sgd)
         self._model.train()
@@ -173,7 +178,7 @@ class NetworkTrainer:
         self._optimiser.zero_grad(set_to_none=True)
         fabric.backward(total)
         self._optimiser.step()
-        record["skipped"] = self._sgd.skipped
+        record["gradient_norm"], record["skipped"] = self._sgd.norm, self._sgd.skipped
         average_tensors(self._local_statistics, fabric)
         if self._average is not None:
             self._average.update(self.step)

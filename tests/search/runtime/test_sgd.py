@@ -42,6 +42,35 @@ def test_valid_steps_equal_those_of_torch(network):
         torch.testing.assert_close(own, expected)
 
 
+@pytest.mark.parametrize("factor", [0.1, 1.0, 1e6])
+def test_clipped_steps_equal_those_of_torch(network, factor):
+    other = copy.deepcopy(network)
+    optimiser = GuardedSGD(network.parameters(), **SETTINGS, max_norm=0.5)
+    train(network, optimiser, [factor])
+    plain = torch.optim.SGD(other.parameters(), **SETTINGS)
+    torch.manual_seed(1)
+    (factor * other[:2](torch.randn(2, 3, 5, 5)).square().mean()).backward()
+    norm = nn.utils.clip_grad_norm_(other.parameters(), 0.5)
+    plain.step()
+    torch.testing.assert_close(optimiser.norm, norm)
+    for own, expected in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(own, expected)
+
+
+def test_scaled_gradients_are_clipped_by_their_true_norm(network):
+    others = [copy.deepcopy(network) for _ in range(2)]
+    for index, (other, scale) in enumerate(zip(others, (1.0, 1024.0), strict=True)):
+        optimiser = GuardedSGD(other.parameters(), **SETTINGS, max_norm=0.5)
+        torch.manual_seed(1)
+        (scale * 1e3 * other(torch.randn(2, 3, 5, 5)).square().mean()).backward()
+        if index:  # what torch's gradient scaler sets
+            optimiser.grad_scale, optimiser.found_inf = torch.tensor(scale), torch.tensor(0.0)
+        optimiser.step()
+        assert hasattr(optimiser, "grad_scale") == bool(index)
+    for own, expected in zip(others[0].parameters(), others[1].parameters(), strict=True):
+        torch.testing.assert_close(own, expected)
+
+
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 @pytest.mark.parametrize("first", [0, 2])
 def test_invalid_gradients_change_nothing(network, factor, first):
