@@ -123,18 +123,26 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         mean = sums[:-1] / count
         square: Tensor = _Sum.apply((x - mean[None, :, None, None]).square().sum((0, 2, 3)))  # type: ignore[no-untyped-call]
         variance = square / count
-        if self.momentum and self.running_mean is not None and self.running_var is not None:
+        if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
-                self.running_mean.lerp_(mean.detach(), self.momentum)
-                self.running_var.lerp_((square / (count - 1)).detach(), self.momentum)
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked.add_(1)
+                share = self._find_share()
+                self.running_mean.lerp_(mean.detach(), share)
+                self.running_var.lerp_((square / (count - 1)).detach(), share)
         scale, shape = (variance + self.eps).rsqrt(), (1, -1, 1, 1)
         if not self.affine:
             return ((x - mean.view(shape)) * scale.view(shape)).to(input.dtype)
         scale = self.weight * scale
         out: Tensor = (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
         return out.to(input.dtype)
+
+    def _find_share(self) -> float:
+        """Return the share of the latest batch in the running statistics: without a momentum, they are the mean."""
+        if self.momentum is not None:
+            return self.momentum
+        assert self.num_batches_tracked is not None  # it exists wherever running statistics do
+        return 1 / int(self.num_batches_tracked)
 
 
 def synchronise_norms(network: nn.Module, fabric: Fabric) -> None:
@@ -204,6 +212,15 @@ def average_gradients(parameters: Iterable[nn.Parameter], fabric: Fabric) -> Non
 
 
 @torch.no_grad()
+def broadcast_buffers(network: nn.Module, fabric: Fabric) -> None:
+    """Replace the floating-point buffers of a network by those of the first process, whose weights are saved."""
+    if fabric.world_size == 1:
+        return
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            torch.distributed.broadcast(buffer, 0)
+
+
 def average_tensors(tensors: Sequence[Tensor], fabric: Fabric) -> None:
     """Replace tensors by their means over all processes, in one message."""
     if fabric.world_size == 1 or not tensors:

@@ -95,6 +95,10 @@ def resume_settings(
     if BATCH_PER_PROCESS not in stored and "batch" in given and given["batch"] == stored.get("batch"):
         own["batch"] = current["batch"]
     expected = {**_list_defaults(kind), **given}
+    if BATCH_PER_PROCESS not in stored and not name_result(path, stage).exists():
+        log(
+            f"{path} was begun by an earlier version, whose random views were others: its remaining ones are this one's"
+        )
     changes = [_describe(name, current) for name in own if name in expected and own[name] != expected[name]]
     if changes:
         log(f"{path} keeps the settings that it began with: {', '.join(changes)}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT, StateDict
@@ -35,22 +36,27 @@ class GuardedSGD(torch.optim.SGD):
     ) -> None:
         super().__init__(params, lr, momentum, weight_decay=weight_decay)
         parameters = [p for group in self.param_groups for p in group["params"]]
-        self._is_fused = all(p.is_floating_point() for p in parameters)  # torch's fused kernel has no complex numbers
+        # torch's fused kernel has no complex numbers, and walks through memory as if it had no gaps.
+        self._is_fused = all(p.is_floating_point() and _has_layout(torch.empty_like(p), p) for p in parameters)
         self._step_supports_amp_scaling = self._is_fused
         self._max_norm = max_norm
         self.skipped = self.norm = torch.zeros((), device=parameters[0].device)
         self._prepare()
 
     def _prepare(self) -> None:
-        """Select the fused kernel, and begin with a momentum of 0.
+        """Select the fused kernel, begin with a momentum of 0, and lay out momentums like their parameters.
 
-        A skipped first step would leave the kernel's own momentum uninitialised.
+        A skipped first step would leave the kernel's own momentum uninitialised. A checkpoint may hold momentums in
+        another memory format, which the kernel would pair with other weights.
         """
         for group in self.param_groups:
             group["fused"] = self._is_fused or None
             for parameter in group["params"]:
-                if self.state[parameter].get("momentum_buffer") is None:
-                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+                state = self.state[parameter]
+                if (momentum := state.get("momentum_buffer")) is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                elif not _has_layout(momentum, parameter):
+                    state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Load a state, also of torch's SGD."""
@@ -60,7 +66,8 @@ class GuardedSGD(torch.optim.SGD):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Update the parameters unless their gradients are NaN or infinite."""
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [_lay_out_gradient(parameter) for parameter in parameters]
         if not gradients:
             return super().step(closure)
         scaler = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
@@ -82,3 +89,18 @@ class GuardedSGD(torch.optim.SGD):
             for name, value in scaler.items():
                 if value is None:
                     delattr(self, name)
+
+
+def _lay_out_gradient(parameter: Tensor) -> Tensor:
+    """Return a parameter's gradient, in the parameter's memory format."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if not _has_layout(gradient, parameter):
+        parameter.grad = gradient = torch.empty_like(parameter).copy_(gradient)
+    return gradient
+
+
+def _has_layout(tensor: Tensor, like: Tensor) -> bool:
+    """Return True if two tensors of equal shape have their elements in the same order in memory, with the same gaps."""
+    sides = zip(like.shape, tensor.stride(), like.stride(), strict=True)
+    return all(own == other for side, own, other in sides if side > 1)

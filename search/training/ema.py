@@ -40,7 +40,7 @@ class WeightAverage:
             if tensor.data_ptr() in seen:  # a tied tensor, which one update changes under all of its names
                 continue
             seen.add(tensor.data_ptr())
-            is_averaged = tensor.is_floating_point() and name not in infinite
+            is_averaged = (tensor.is_floating_point() or tensor.is_complex()) and name not in infinite
             (self._averaged if is_averaged else self._copied).append((own, source))
 
     def decay_at(self, step: int) -> float:

@@ -23,6 +23,7 @@ from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
 from ..runtime.fabric import (
     average_tensors,
+    broadcast_buffers,
     keep_statistics,
     list_local_statistics,
     place_network,
@@ -37,7 +38,7 @@ from .config import TrainConfig
 from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
 from .losses import SegmentationLoss
-from .validation import Validation, ValidationState
+from .validation import Validation, ValidationState, advise_restart
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -218,12 +219,13 @@ class NetworkTrainer:
         if self._validation is None or not self._validation.is_due(self.step):
             return None
         before()
+        broadcast_buffers(self.network, self.fabric)  # a module of the user's may have collected its own images'
         point = self._validation.run(self.network, self.step)
         return {"val_miou": point.miou, "val_pixel_accuracy": point.pixel_accuracy}
 
     def _advise(self) -> str:
-        other = "" if self.config.precision == "fp32" else f", or use --precision fp32, not {self.config.precision}"
-        return f"the last checkpoint, if any, is kept. Lower --lr from {self.config.lr:g}{other}"
+        other = "" if self.config.precision == "fp32" else f", or --precision fp32 in place of {self.config.precision}"
+        return advise_restart(f"a lower --lr than {self.config.lr:g}{other}")
 
     def snapshot(self) -> TrainingState:
         """Return the state that `restore` loads.

@@ -69,7 +69,7 @@ class TrainResult(ScoredWeights):
 
     Attributes:
         config: settings; in JSON, each is a key of the result, and `init` is `pretrain`.
-        seconds: duration of the steps.
+        seconds: duration of the steps, their validations and checkpoints.
         from_scratch: parts of the network that the initial weights did not fit.
         images: number of training images.
         processes: number of processes.

@@ -116,8 +116,8 @@ class Validation:
                 )
             except TrainingError as error:
                 raise TrainingError(
-                    f"validation after step {step} of {self._config.steps}: {error}; the last checkpoint, if any, is "
-                    f"kept. Lower --lr from {self._config.lr:g}"
+                    f"validation after step {step} of {self._config.steps}: {error}; "
+                    + advise_restart(f"a lower --lr than {self._config.lr:g}")
                 ) from error
         point = CurvePoint(step, scores.miou, scores.pixel_accuracy)
         is_best = _is_best(point, self.curve)
@@ -181,6 +181,11 @@ def _find_best(curve: Sequence[CurvePoint]) -> CurvePoint | None:
 
 def _is_best(point: CurvePoint, earlier: Sequence[CurvePoint]) -> bool:
     return point.miou is None or _find_best([*earlier, point]) is point
+
+
+def advise_restart(change: str) -> str:
+    """Return what to do after an invalid loss, as the end of a message; the same settings would give it again."""
+    return f"the last checkpoint, if any, is kept: train on from it with --init RUN/train.ckpt --out NEW and {change}"
 
 
 def choose_interval(config: TrainConfig, epoch_steps: int) -> int:

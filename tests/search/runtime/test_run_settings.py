@@ -47,7 +47,8 @@ def test_omitted_settings_are_the_runs_own(begin, stored):
     config = TrainConfig(**settings)
     assert (config.steps, config.batch, config.lr, config.crop, config.seed) == (9, 8, 0.5, (16, 32), 3)
     assert config.sync_bn is (stored is OLD)
-    (line,) = lines
+    *begun, line = lines
+    assert ["begun by an earlier version" in remark for remark in begun] == [True] * (stored is OLD)
     assert line.startswith(f"{begin(stored)} keeps the settings that it began with: crop [16, 32], lr 0.5")
 
 
@@ -57,7 +58,7 @@ def test_omitted_settings_are_the_runs_own(begin, stored):
 def test_given_batch_is_that_of_its_version(begin, stored, given, batch):
     lines = []
     assert resume_settings(TrainConfig, {"batch": given}, begin(stored), "train", lines.append)["batch"] == batch
-    assert ("batch 8 (4 per process)" in lines[0]) == (batch != given)
+    assert ("batch 8 (4 per process)" in lines[-1]) == (batch != given)
 
 
 def test_new_run_takes_no_stored_settings(tmp_path):

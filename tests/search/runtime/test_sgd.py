@@ -113,3 +113,37 @@ def test_complex_parameters_are_guarded_too():
     network[0].abs().sum().backward()
     optimiser.step()
     assert (network[0].abs() < 1).all()
+
+
+@pytest.mark.parametrize("formats", [(torch.contiguous_format, torch.channels_last), (torch.channels_last,) * 2])
+def test_state_of_another_memory_format_is_laid_out(network, formats):
+    before, after = formats
+    network.to(memory_format=before)
+    plain = torch.optim.SGD(network.parameters(), **SETTINGS)
+    train(network, plain, [1.0] * 2)
+    other = copy.deepcopy(network).to(memory_format=after)
+    resumed = GuardedSGD(other.parameters(), **SETTINGS)
+    resumed.load_state_dict(copy.deepcopy(plain.state_dict()))
+    train(network, plain, [1.0] * 3)
+    train(other, resumed, [1.0] * 3)
+    for own, expected in zip(other.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(own, expected)
+
+
+def make_gaps(kind):
+    whole = torch.arange(1.0, 13.0).reshape(3, 4)
+    return {"column slice": whole[:, :2], "every second": whole[0, ::2], "transposed": whole.t(), "dense": whole}[kind]
+
+
+@pytest.mark.parametrize("kind", ["column slice", "every second", "transposed", "dense"])
+def test_parameters_with_gaps_in_memory(kind):
+    own, other = (nn.Parameter(make_gaps(kind)) for _ in range(2))
+    for parameter, optimiser in (
+        (own, GuardedSGD([own], **SETTINGS)),
+        (other, torch.optim.SGD([other], **SETTINGS, foreach=False)),
+    ):
+        for _ in range(3):
+            optimiser.zero_grad()
+            (parameter * torch.arange(float(parameter.numel())).reshape(parameter.shape)).square().sum().backward()
+            optimiser.step()
+    torch.testing.assert_close(own, other)

@@ -118,7 +118,9 @@ def test_nan_loss_keeps_last_checkpoint(run, scenes, monkeypatch):
         return [loss * (float("nan") if calls > 3 else 1.0) for loss in real(*arguments)]
 
     monkeypatch.setattr(SegmentationLoss, "__call__", broken)
-    with pytest.raises(TrainingError, match=r"loss is nan at step 3; .*Lower --lr from 0\.01$") as error:
+    with pytest.raises(
+        TrainingError, match=r"loss is nan at step 3; .* a lower --lr than 0\.01$"
+    ) as error:
         train(run, scenes, CONFIG)
     assert error.value.exit_code == 1
     state = load_checkpoint(run, "train")
@@ -176,7 +178,7 @@ def test_update_by_nan_gradients_is_skipped(run, scenes, explode, caplog, precis
 def test_repeated_nan_gradients_end_training(run, scenes, explode, monkeypatch):
     monkeypatch.setattr(network_trainer, "MAX_SKIPPED", 3)
     explode({2, 4, 5, 6})
-    with pytest.raises(TrainingError, match=r"gradients of 3 steps in a row, up to step 5, are NaN .*Lower --lr"):
+    with pytest.raises(TrainingError, match=r"gradients of 3 steps in a row, up to step 5, are NaN .*lower --lr"):
         train(run, scenes, CONFIG)
     assert load_checkpoint(run, "train")["step"] == 5
     assert len(read_log(run, "train")) == 5

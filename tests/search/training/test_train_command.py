@@ -131,7 +131,7 @@ def test_diverging_training_exits_with_1(run, scenes, call):
     line = done.err.splitlines()[-1]
     assert line.startswith("lgc-train: ")
     assert "at step" in line
-    assert "Lower --lr from 1e+30" in line
+    assert "a lower --lr than 1e+30" in line
 
 
 @pytest.mark.parametrize("workers", [0, 1])
