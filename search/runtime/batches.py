@@ -117,8 +117,8 @@ def _load(
     join: Callable[[Sequence[Item]], Joined],
     workers: int,
     pin: bool = False,
-) -> Iterator[Joined]:
-    """Return the joined items of each list of views; data-loading processes start at once."""
+) -> Generator[Joined]:
+    """Return the joined items of each list of views."""
 
     def name_image(view: _ViewKey) -> object:
         return dataset.pairs[view[1]].image
@@ -132,20 +132,20 @@ def _stack(items: Sequence[Batch]) -> Batch:
     return torch.stack(images), torch.stack(labels)
 
 
-def _move(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def _move(batches: Iterable[Batch], device: torch.device) -> Generator[Batch]:
     for images, labels in batches:
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def _finish(batches: Iterable[PackedViews], normalisation: Normalisation, device: torch.device) -> Iterator[Batch]:
+def _finish(batches: Iterable[PackedViews], normalisation: Normalisation, device: torch.device) -> Generator[Batch]:
     finisher = ViewFinisher(normalisation, device)
     for packed in batches:
         yield finisher.finish(packed)
 
 
-def _prefetch(batches: Iterator[Item]) -> Generator[Item]:
+def _prefetch(batches: Generator[Item]) -> Generator[Item]:
     """Yield batches, each of which a thread prepares while the one before is used."""
-    with ThreadPoolExecutor(1, "lgc-batches") as thread:
+    with closing(batches), ThreadPoolExecutor(1, "lgc-batches") as thread:
         following = thread.submit(next, batches, None)
         while (batch := following.result()) is not None:
             following = thread.submit(next, batches, None)

@@ -11,7 +11,8 @@ import multiprocessing
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -38,6 +39,7 @@ _SHARED_MEMORY_SIGNS = (
 _TOO_MANY_FILES_SIGNS = (os.strerror(errno.EMFILE), "items of ancdata")
 _MEMORY_SIGNS = ("allocate memory", "out of memory")
 """Parts of torch's error messages for exhausted memory of the machine or the device."""
+_EXITED = "exited unexpectedly with exit code {}"
 _DEATH = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\) "
     r"(?:is killed by signal: (?P<signal>[^.]+)|exited unexpectedly(?: with exit code (?P<code>-?\d+))?)"
@@ -53,10 +55,11 @@ def load_in_workers(
     *,
     name_item: Callable[[Key], object],
     pin: bool = False,
-) -> Iterator[Loaded]:
-    """Return an iterator of a batch for each list of keys: `collate` of the items of the dataset.
+) -> Generator[Loaded]:
+    """Yield a batch for each list of keys: `collate` of the items of the dataset.
 
-    Workers start at once.
+    Workers start with the first batch. Do not iterate in the main thread: there torch raises the death of a worker by a
+    signal handler, at any instruction, which may leave a lock that is never released.
 
     Args:
         dataset: items by key; it travels to the workers under the start methods `spawn` and `forkserver`.
@@ -80,13 +83,27 @@ def load_in_workers(
         collate_fn=_GuardedCollate(collate),
         pin_memory=pin,
     )
+    iterator = iter(loader)
+    try:
+        for batch in iterator:
+            if isinstance(batch, _Failure):
+                raise batch.to_error(name_item)
+            yield batch
+    except RuntimeError:
+        if (death := _find_death(iterator)) is not None:
+            raise death from None  # torch's error knows no signal
+        raise
+    finally:
+        getattr(iterator, "_shutdown_workers", int)()  # a single process has none
 
-    def unwrap(batch: Loaded | _Failure) -> Loaded:
-        if isinstance(batch, _Failure):
-            raise batch.to_error(name_item)
-        return batch
 
-    return map(unwrap, iter(loader))
+def _find_death(iterator: Any) -> RuntimeError | None:
+    """Return an error in torch's words with the exit code of a worker that has ended; None if none has."""
+    for worker in getattr(iterator, "_workers", ()):
+        if code := worker.exitcode:
+            cause = f"is killed by signal: {signal.strsignal(-code)}." if code < 0 else _EXITED.format(code)
+            return RuntimeError(f"DataLoader worker (pid {worker.pid}) {cause}")
+    return None
 
 
 def explain_worker_error(error: BaseException) -> str | None:

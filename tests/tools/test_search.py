@@ -18,6 +18,7 @@ from lgc.profiler.deployment import latency
 from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
 from lgc.search.data.synthetic.writers import write_scenes
+from lgc.search.training.config import HOST_FIELDS
 
 SHORT = ("--steps", 4, "--batch", 2, "--trials", 0)
 
@@ -279,7 +280,7 @@ def test_default_options_are_the_settings_defaults(call, lut, data, tmp_path):
     done = call("lgc-search", "--lut", lut, "--data", data, "--steps", 2, "--out", tmp_path / "run", "--json")
     assert done.code == 0, done.err
     settings = json.loads((tmp_path / "run" / "search.json").read_text())
-    defaults = SearchConfig(steps=2).model_dump(mode="json", exclude={"workers"})
+    defaults = SearchConfig(steps=2).model_dump(mode="json", exclude=HOST_FIELDS)
     assert {name: settings[name] for name in defaults} == defaults
 
 

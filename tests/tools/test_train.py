@@ -66,6 +66,6 @@ def test_values_are_the_converted_ones(evaluate, monkeypatch):
     for name in ("train.train", "evaluation.evaluate_run"):
         monkeypatch.setattr(f"lgc.search.training.{name}", lambda *args, **_: calls.append(args) or outcome)
     settings = {"workers": 0} if evaluate else {"steps": 2, "teacher": None}
-    command.train(Context(), DATA, SOURCE, evaluate=evaluate, **settings)
+    command.train(Context(*([] if evaluate else ["steps"])), DATA, SOURCE, evaluate=evaluate, **settings)
     last = "val" if evaluate else TrainConfig(steps=2)
     assert calls == [SOURCE / "architecture.json", "device", (RunNetwork(SOURCE), DATA, last)]

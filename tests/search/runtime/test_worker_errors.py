@@ -13,6 +13,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 import torch
@@ -40,6 +42,16 @@ for method, count in ((None, 0), ("fork", 2), ("spawn", 1), ("forkserver", 1)):
         for part in batch:
             digest.update(part.numpy().tobytes())
     print(method, digest.hexdigest())
+"""
+SIGNAL = """
+import signal, sys
+from lgc.search.data.datasets import load_dataset
+from lgc.search.runtime.batches import load_batches
+
+batches = load_batches(load_dataset(sys.argv[1], "train"), 2, 0, start=0, stop=2, workers=1)
+next(batches)
+print(signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL)
+batches.close()
 """
 TRAIN = """
 import multiprocessing, sys
@@ -88,8 +100,9 @@ class Numbers(torch.utils.data.Dataset):
 def load_numbers(act, count=2):
     """Load three batches of two numbers by workers, with the errors of a training."""
     batches = [[2 * i, 2 * i + 1] for i in range(3)]
-    with explain_out_of_memory("--batch"):
-        return list(load_in_workers(Numbers(act), batches, torch.stack, count, name_item="image-{}.png".format))
+    loading = load_in_workers(Numbers(act), batches, torch.stack, count, name_item="image-{}.png".format)
+    with explain_out_of_memory("--batch"), closing(loading), ThreadPoolExecutor(1) as thread:
+        return thread.submit(list, loading).result()
 
 
 def explain(act):
@@ -134,6 +147,11 @@ def test_death_of_worker_is_explained(sign, expected):
 
 def test_exit_of_worker_is_explained():
     assert re.search(r"ended with exit code 7; .*\. Use --workers 0", explain(lambda: os._exit(7)))
+
+
+def test_main_thread_gets_no_exception_by_a_signal(scenes):
+    """Torch's handler would raise one at any instruction, e.g. between a lock and the block that releases it."""
+    assert python_output("-c", SIGNAL, str(scenes)).split() == ["True"]
 
 
 def test_unknown_death_of_worker_is_explained():

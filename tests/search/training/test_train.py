@@ -118,9 +118,7 @@ def test_nan_loss_keeps_last_checkpoint(run, scenes, monkeypatch):
         return [loss * (float("nan") if calls > 3 else 1.0) for loss in real(*arguments)]
 
     monkeypatch.setattr(SegmentationLoss, "__call__", broken)
-    with pytest.raises(
-        TrainingError, match=r"loss is nan at step 3; .* a lower --lr than 0\.01$"
-    ) as error:
+    with pytest.raises(TrainingError, match=r"loss is nan at step 3; .* a lower --lr than 0\.01$") as error:
         train(run, scenes, CONFIG)
     assert error.value.exit_code == 1
     state = load_checkpoint(run, "train")

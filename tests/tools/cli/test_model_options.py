@@ -8,7 +8,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from lgc.errors import UsageError
-from lgc.search.config import SearchConfig
+from lgc.search.config import SearchRunConfig
 from lgc.search.training.config import TrainConfig
 from lgc.tools import search, train
 from lgc.tools.cli.console import emit, new_app
@@ -145,7 +145,7 @@ def test_help_is_the_fields(command, capsys):
 
 @pytest.mark.parametrize(
     ("module", "fields", "model"),
-    [(search, search.SEARCH_FIELDS, SearchConfig), (train, train.TRAIN_FIELDS, TrainConfig)],
+    [(search, search.SEARCH_FIELDS, SearchRunConfig), (train, train.TRAIN_FIELDS, TrainConfig)],
     ids=["search", "train"],
 )
 def test_command_has_an_option_per_field(module, fields, model):
