@@ -279,3 +279,17 @@ def command() -> Callable[..., CommandResult]:
         return CommandResult(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def fp32_precision():
+    """Torch's TF32 switches, restored afterwards."""
+    import torch
+
+    backends = torch.backends
+    switches = (backends, backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    before, matmul = [switch.fp32_precision for switch in switches], torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(matmul)  # sets those of matrix products
+    for switch, value in zip(switches, before, strict=True):
+        switch.fp32_precision = value

@@ -11,17 +11,6 @@ CUDNN, MATMUL, MKLDNN = torch.backends.cudnn, torch.backends.cuda.matmul, torch.
 SWITCHES = (MATMUL, MKLDNN, CUDNN.conv, CUDNN.rnn)
 
 
-@pytest.fixture
-def fp32_precision():
-    """Return torch's TF32 switches with an `fp32_precision`, restored afterwards."""
-    places = (torch.backends, *SWITCHES)
-    before, matmul = [place.fp32_precision for place in places], torch.get_float32_matmul_precision()
-    yield places
-    torch.set_float32_matmul_precision(matmul)  # sets those of matrix products
-    for place, value in zip(places, before, strict=True):
-        place.fp32_precision = value
-
-
 def test_tf32_is_disabled_and_read_back(fp32_precision):
     for place in (torch.backends, CUDNN.conv, CUDNN.rnn):
         place.fp32_precision = "tf32"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lgc.search.results import FrontResult, SearchResult, TableTarget
+from lgc.search.runtime.run_settings import LEGACY_SETTINGS
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.results import EvaluationResult, TrainResult
 
@@ -38,7 +39,8 @@ def point() -> SearchResult:
 def test_results_keep_their_json(name, kind):
     content = read_output(name)
     result = kind.from_dict(content | {"unknown": 1})
-    assert result.as_dict() == content
+    later = {"val_interval": None, **LEGACY_SETTINGS["train"]} if name == "train" else {}
+    assert result.as_dict() == later | content
     assert kind.from_dict(json.loads(json.dumps(result.as_dict()))) == result
 
 
@@ -47,7 +49,7 @@ def test_json_has_typed_fields():
     assert [row.architecture.name for row in front.front] == ["architecture.json"] * 2
     assert SearchResult.from_dict(read_output("search-tables")).tables[1].target_ms == 0.5504
     trained = TrainResult.from_dict(read_output("train"))
-    assert trained.config == TrainConfig(steps=2, batch=2, init="supernet")
+    assert trained.config == TrainConfig(steps=2, batch=2, init="supernet", keep="last")
     assert (trained.scored_at, trained.from_scratch) == ((32, 32), ())
 
 

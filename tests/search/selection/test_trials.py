@@ -90,7 +90,7 @@ def test_trial_score_is_that_of_its_predictions(run_trial, monkeypatch):
             truth[truth == IGNORE] = 0
             if swapped:
                 truth[truth == known[0]] = known[1]
-        labels = iter([torch.nn.functional.one_hot(truth, 11).permute(0, 3, 1, 2).float() for truth in truths])
+        labels = iter([torch.nn.functional.one_hot(truth.long(), 11).permute(0, 3, 1, 2).float() for truth in truths])
         scores.append(run_trial().miou)
     assert scores[0] == pytest.approx(100)
     classes = len(known)

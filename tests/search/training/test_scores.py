@@ -144,9 +144,9 @@ class Watcher(Oracle):
         return super().forward(image)
 
 
-def test_scores_are_computed_without_tf32(make_scenes, monkeypatch):
+def test_scores_are_computed_without_tf32(make_scenes, fp32_precision):
     for switch in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
-        monkeypatch.setattr(switch, "fp32_precision", "tf32")
+        switch.fp32_precision = "tf32"
     data = load_dataset(make_scenes("camvid-lists"), "val", (32, 32), full_labels=True)
     watcher = Watcher([label for _, label in (data[index] for index in range(len(data)))])
     evaluate_network(watcher, data)
