@@ -90,6 +90,31 @@ def test_half_written_file_is_refused(make, removed):
         PixelCache(path, key)
 
 
+def flip_byte(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 77
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("position", [0, 3 * 32 * 32, 4 * 32 * 32 - 1])
+def test_damaged_pixels_are_noticed(make, pairs, position):
+    path, key = make()
+    flip_byte(path, position)
+    cache = PixelCache(path, key)
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"{path} is damaged at {pairs[0].image}: delete it .*--cache off"):
+            cache.read(pairs[0])
+    assert cache.read(pairs[1])[0].shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("distance", [10, 15, 20, 21, 100, 300])
+def test_damaged_index_is_refused(make, distance):
+    path, key = make()
+    flip_byte(path, -distance)
+    with pytest.raises(FileFormatError, match=r"cache\.pixels is (damaged|not a complete cache)"):
+        PixelCache(path, key)
+
+
 def test_foreign_files_are_refused(make, foreign_files):
     path, key = make()
     with pytest.raises(FileFormatError, match="the cache of other images"):

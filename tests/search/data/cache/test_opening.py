@@ -119,6 +119,14 @@ def test_half_written_cache_is_made_again(datasets, folder, kept):
     assert store.read(datasets[0].pairs[0])[0].shape == (32, 32, 3)
 
 
+def test_cache_with_damaged_index_is_made_again(datasets, folder):
+    (store, _), _ = open_cache(datasets, "disk")
+    content = bytearray(store.path.read_bytes())
+    content[-30] ^= 255
+    store.path.write_bytes(content)
+    assert [len(open_cache(datasets, "disk")[1]) for _ in range(2)] == [1, 0]
+
+
 def test_small_memory_is_refused(datasets, folder, free):
     free(10 * SIZE, 1e12)
     with pytest.raises(UsageError, match=r"--cache ram: the decoded images need 0 MB, .*use --cache disk or off"):
