@@ -247,11 +247,13 @@ def _lock(folder: Path, key: str, *, required: bool) -> Iterator[None]:
 def _evict(folder: Path, size: int) -> int:
     """Remove caches unused for 30 days, then the least recently used ones until `size` bytes are free.
 
-    Caches in use are kept, and all younger ones if even their removal would not do. Return the free bytes.
+    Caches in use are kept, and all younger ones if even their removal would not do. Parts that killed processes have
+    left go first. Return the free bytes.
     """
+    for part in folder.glob(f".*{_SUFFIX}.*"):
+        remove_stale(folder / f"{part.name[1:].partition(_SUFFIX)[0]}{_SUFFIX}")
     caches = []
     for path in folder.glob(f"*{_SUFFIX}"):
-        remove_stale(path)
         with suppress(OSError):  # another process may have removed the file
             status = path.stat()
             caches.append((status.st_mtime, status.st_size, path))

@@ -14,6 +14,7 @@ from collections import namedtuple
 
 import pytest
 
+from lgc import files
 from lgc.errors import OutputError, UsageError
 from lgc.search.data.cache import opening
 from lgc.search.data.cache.files import PixelCache
@@ -184,6 +185,23 @@ cache_datasets([load_dataset({str(scenes)!r}, "train")], "disk", views=1,
     assert [path for path in folder.iterdir() if path.name.startswith(".")]
     open_cache(datasets, "disk")
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("mode", ["disk", None])
+def test_parts_of_killed_processes_make_room(datasets, folder, monkeypatch, mode):
+    folder.mkdir(parents=True)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    monkeypatch.setattr(opening, "read_free_memory", lambda: 0)
+    parts = [folder / f".{name}.pixels.{files._HOST}-{ended.pid}-0" for name in ("this", "other")]
+    for part in parts:
+        part.write_bytes(bytes(SIZE))
+
+    def measure(path):
+        return Usage(0, 0, 0 if any(part.exists() for part in parts) else 30 * SIZE)
+
+    monkeypatch.setattr(shutil, "disk_usage", measure)
+    assert name_places(open_cache(datasets, mode)[0]) == ["disk"] * 2
 
 
 def test_memory_is_shared_while_its_process_lives(datasets, scenes, folder):
