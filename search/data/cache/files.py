@@ -206,8 +206,12 @@ class PixelCache:
         return index
 
     def __reduce__(self) -> tuple[type[PixelCache], tuple[Path, str]]:
-        """Return how another process opens the same cache."""
-        return PixelCache, (self.path, self.key)
+        """Return how another process opens the same cache: through this process, since the file may lose its name."""
+        return PixelCache, (self.name_file(), self.key)
+
+    def name_file(self) -> Path:
+        """Return a path of the open file for other processes of the user; it lasts as long as this cache."""
+        return Path(f"/proc/{os.getpid()}/fd/{self._file}")
 
     def __del__(self) -> None:
         """Close the file, which also frees it for eviction."""
@@ -228,8 +232,9 @@ class PixelCache:
         content = self._pixels[entry.start : entry.start + 4 * area]
         if entry.start not in self._intact:
             if zlib.crc32(content.data) != entry.checksum:
+                path = self.name_file().readlink()
                 raise DataError(
-                    f"the cache {self.path} is damaged at {pair.image}: delete it and run the command again, or use "
+                    f"the cache {path} is damaged at {pair.image}: delete it and run the command again, or use "
                     "--cache off"
                 )
             self._intact.add(entry.start)
