@@ -160,8 +160,9 @@ def _prepare_loading(context: SearchContext, on_cache: OnStep, log: Log) -> Sear
     config, fabric = context.config, context.fabric
     views = config.steps * config.batch
     (images,) = cache_datasets([context.images], config.cache, views=views, log=log, on_step=on_cache)
-    workers = choose_workers(config.workers, images, divide_batch(config.batch, fabric.world_size), fabric, log)
     weights, architecture = (half.use_store(images.store) for half in context.halves)
+    batch = divide_batch(config.batch, fabric.world_size)
+    workers = choose_workers(config.workers, ((weights, batch), (architecture, batch)), fabric, log)
     return replace(
         context,
         config=config.model_copy(update={"workers": workers}),

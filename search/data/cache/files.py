@@ -247,3 +247,7 @@ class PixelCache:
         for value, count in self._find(pair).counts.items():
             counts[int(value)] = count
         return counts
+
+    def estimate_pixels(self, pairs: Sequence[Pair]) -> int:
+        """Return the number of pixels of the largest of several images, see `PixelStore`."""
+        return max(entry.height * entry.width for entry in map(self._find, pairs))
