@@ -22,7 +22,8 @@ from .constraint.feasibility import (
 from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
 from .crops import require_crop
-from .data.cache.opening import Log, cache_datasets
+from .data.cache.opening import cache_datasets
+from .data.cache.sharing import Log
 from .data.datasets import load_dataset, require_classes, split_halves
 from .data.description import read_dataset
 from .results import FrontResult, SearchResult

@@ -179,7 +179,7 @@ class PixelCache:
     def __init__(self, path: Path, key: str, file: int | None = None) -> None:
         self.path, self.key = path, key
         try:
-            self._file = os.open(path, os.O_RDONLY) if file is None else file
+            self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if file is None else file  # a pipe does not block
             with suppress(OSError):  # some file systems have no locks
                 fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a file in use is not evicted
             index = self._read_index()
