@@ -32,7 +32,7 @@ def explain_cache_folder() -> str | None:
     """Return a remark if the cache is among the temporary files; else None."""
     if os.environ.get("LGC_CACHE") or os.environ.get("XDG_CACHE_HOME") or _find_home() is not None:
         return None
-    return f"no home folder: the cache is in {_get_temporary_folder()}; set LGC_CACHE to keep it elsewhere"
+    return f"no home folder: the cache is temporary, in {_get_temporary_folder()}; set LGC_CACHE to keep it elsewhere"
 
 
 def _find_home() -> Path | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ....cache_folder import get_cache_folder
+from ....cache_folder import explain_cache_folder, get_cache_folder
 from ....errors import FileFormatError, OutputError, UsageError
 from ....files import atomic_path, ensure_folder, remove_stale
 from ..datasets import SegmentationDataset
@@ -27,6 +27,8 @@ MIN_EPOCHS = 2
 """Number of times that an image must be read for a cache to be made by default."""
 MAX_SHARE = 0.5
 """Largest share of the free memory, or of the free space of the disk, that a cache takes by default."""
+MAX_RAM_SHARE = 0.9
+"""Largest share of the free memory that a cache takes on request: the training needs some, too."""
 UNUSED_S = 30 * 86_400
 """Age in seconds after which an unused cache on the disk is removed when another is made."""
 _SUFFIX = ".pixels"
@@ -119,6 +121,8 @@ def _make_stores(
     if place == "off" or not missing:
         return {}
     _require_space(place, places.disk, size, memory)
+    if place == "disk" and (remark := explain_cache_folder()) is not None:
+        log(remark)
     where = "memory" if place == "ram" else str(places.disk)
     log(f"cache: decoding {images} images once, {_format_bytes(size)} in {where} (see --cache)")
     stores = dict[str, PixelCache]()
@@ -191,10 +195,10 @@ def _require_space(place: CacheMode, folder: Path, size: int, memory: int) -> No
         OutputError: The disk is too small.
     """
     if place == "ram":
-        if size > memory:
+        if size > MAX_RAM_SHARE * memory:
             raise UsageError(
                 f"--cache ram: the decoded images need {_format_bytes(size)}, {_format_bytes(memory)} of memory are "
-                "free: use --cache disk or off"
+                f"free, of which a cache takes {MAX_RAM_SHARE:.0%} at most: use --cache disk or off"
             )
         return
     free = _evict(folder, size)
@@ -277,5 +281,7 @@ def _evict(folder: Path, size: int) -> int:
 
 
 def _format_bytes(size: float) -> str:
-    """Format a number of bytes, e.g. 29.2 GB or 253 MB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    """Format a number of bytes, e.g. 29.2 GB, 253 MB or 45 kB."""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

@@ -16,7 +16,7 @@ from collections import namedtuple
 
 import pytest
 
-from lgc import files
+from lgc import cache_folder, files
 from lgc.errors import OutputError, UsageError
 from lgc.search.data.cache import opening
 from lgc.search.data.cache.files import PixelCache, make_key
@@ -73,7 +73,7 @@ def test_default_is_what_fits(datasets, folder, free, memory, disk, place):
     stores, lines = open_cache(datasets)
     assert name_places(stores) == [place] * 2
     (line,) = lines
-    assert line.startswith("no cache: " if place == "off" else "cache: decoding 11 images once, 0 MB in ")
+    assert line.startswith("no cache: " if place == "off" else "cache: decoding 11 images once, 45 kB in ")
     assert ("LGC_CACHE" in line) == (place == "off")
 
 
@@ -130,15 +130,34 @@ def test_cache_with_damaged_index_is_made_again(datasets, folder):
     assert [len(open_cache(datasets, "disk")[1]) for _ in range(2)] == [1, 0]
 
 
-def test_small_memory_is_refused(datasets, folder, free):
-    free(10 * SIZE, 1e12)
-    with pytest.raises(UsageError, match=r"--cache ram: the decoded images need 0 MB, .*use --cache disk or off"):
+@pytest.mark.parametrize(("memory", "fits"), [(10, False), (12, False), (13, True)])
+def test_small_memory_is_refused(datasets, folder, free, memory, fits):
+    free(memory * SIZE, 1e12)  # a tenth is kept; 11 are needed
+    if fits:
+        assert name_places(open_cache(datasets, "ram")[0]) == ["ram"] * 2
+        return
+    with pytest.raises(UsageError, match=r"--cache ram: .* need 45 kB, .* 90% at most: use --cache disk or off"):
         open_cache(datasets, "ram")
+
+
+def test_temporary_cache_is_said(datasets, tmp_path, monkeypatch, free):
+    for name in ("LGC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cache_folder, "_find_home", lambda: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    _, lines = open_cache(datasets, "disk")
+    assert [line.partition(":")[0] for line in lines] == ["no home folder", "cache"]
+    assert f"the cache is temporary, in {tmp_path}" in lines[0]
+
+
+@pytest.mark.parametrize(("size", "text"), [(29.2e9, "29.2 GB"), (253e6, "253 MB"), (45056, "45 kB")])
+def test_sizes_have_units(size, text):
+    assert opening._format_bytes(size) == text
 
 
 def test_full_disk_is_refused(datasets, folder, free):
     free(1e12, 10 * SIZE)
-    with pytest.raises(OutputError, match=r"--cache disk: .* need 0 MB, .* has 0 MB free: .*LGC_CACHE.*--cache off"):
+    with pytest.raises(OutputError, match=r"--cache disk: .* need 45 kB, .* has 41 kB free: .*LGC_CACHE.*--cache off"):
         open_cache(datasets, "disk")
     assert not [*folder.glob("*.pixels")]
 
