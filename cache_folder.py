@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import stat
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def explain_cache_folder() -> str | None:
     """Return a remark if the cache is among the temporary files; else None."""
     if os.environ.get("LGC_CACHE") or os.environ.get("XDG_CACHE_HOME") or _find_home() is not None:
         return None
-    return f"no home folder: the cache is in {_get_temporary_folder()}; set LGC_CACHE to keep it elsewhere"
+    return f"no home folder: the cache is temporary, in {_get_temporary_folder()}; set LGC_CACHE to keep it elsewhere"
 
 
 def _find_home() -> Path | None:
@@ -45,9 +47,27 @@ def _find_home() -> Path | None:
     return home if os.access(home, os.X_OK) else None
 
 
-@cache
+def find_private_folder() -> Path | None:
+    """Return a folder for temporary files that only this user can enter, the same for all processes of the user.
+
+    It is made if needed; None if it cannot be made, or its name is taken by what is not the user's.
+    """
+    with suppress(OSError):
+        folder = Path(tempfile.gettempdir()) / f"lgc-cache-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
+            return folder
+    return None
+
+
 def _get_temporary_folder() -> Path:
-    """Return a new folder that only this user can enter: engines in a shared one could be another user's."""
+    """Return a folder that only this user can enter: engines in a shared one could be another user's."""
+    return find_private_folder() or _make_temporary_folder()
+
+
+@cache
+def _make_temporary_folder() -> Path:
     folder = tempfile.mkdtemp(prefix="lgc-cache-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)

@@ -140,7 +140,8 @@ def ensure_folder(path: Path) -> Path:
     except OSError as error:
         raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from error
     if not os.access(path, os.W_OK):
-        raise OutputError(f"cannot write in {path}: permission denied")
+        is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        raise OutputError(f"cannot write in {path}: {'read-only file system' if is_read_only else 'permission denied'}")
     return path
 
 

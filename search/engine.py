@@ -22,7 +22,8 @@ from .constraint.feasibility import (
 from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
 from .crops import require_crop
-from .data.cache.opening import Log, cache_datasets
+from .data.cache.opening import cache_datasets
+from .data.cache.sharing import Log
 from .data.datasets import load_dataset, require_classes, split_halves
 from .data.description import read_dataset
 from .results import FrontResult, SearchResult
@@ -160,8 +161,9 @@ def _prepare_loading(context: SearchContext, on_cache: OnStep, log: Log) -> Sear
     config, fabric = context.config, context.fabric
     views = config.steps * config.batch
     (images,) = cache_datasets([context.images], config.cache, views=views, log=log, on_step=on_cache)
-    workers = choose_workers(config.workers, images, divide_batch(config.batch, fabric.world_size), fabric, log)
     weights, architecture = (half.use_store(images.store) for half in context.halves)
+    batch = divide_batch(config.batch, fabric.world_size)
+    workers = choose_workers(config.workers, ((weights, batch), (architecture, batch)), fabric, log)
     return replace(
         context,
         config=config.model_copy(update={"workers": workers}),

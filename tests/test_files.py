@@ -1,4 +1,6 @@
+import os
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,6 +82,14 @@ def test_concurrent_writes_leave_a_complete_file(tmp_path):
         list(pool.map(lambda content: write_atomic(path, content), contents * 20))
     assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("flag", "reason"), [(os.ST_RDONLY, "read-only file system"), (0, "permission denied")])
+def test_folder_that_cannot_be_written_is_explained(tmp_path, monkeypatch, flag, reason):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=flag))
+    with pytest.raises(OutputError, match=f"cannot write in {tmp_path}: {reason}"):
+        ensure_folder(tmp_path)
 
 
 def test_ensure_folder_creates_or_rejects(tmp_path):

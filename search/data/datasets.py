@@ -113,12 +113,25 @@ class SegmentationDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             packed = pack_views([self.cut_view(index, epoch)], self.normalisation)
             images, labels = ViewFinisher(self.normalisation, torch.device("cpu")).finish(packed)
             return images[0], labels[0].to(torch.int64)
+        pixels, label = self.read_bytes(index)
+        return torch.from_numpy(normalise_image(pixels.numpy(), self.normalisation)), label.to(torch.int64)
+
+    def read_bytes(self, index: int, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the item at `index` without random views in bytes: its image, [H, W, 3], and its label, [H, W].
+
+        Raises:
+            DataError: As for items.
+        """
         pixels, classes = self.store.read(self.pairs[index])
-        image = torch.from_numpy(normalise_image(resize_image(pixels, self.size), self.normalisation))
         label = torch.from_numpy(np.array(classes))  # a cache is read-only
         if not self.full_labels and self.size is not None:
             label = scale_classes(label, self.size)
-        return image, label.to(torch.int64)
+        return torch.from_numpy(np.array(resize_image(pixels, self.size))), label
+
+    def estimate_pixels(self) -> int:
+        """Return the number of pixels of the largest image, in its file or as an item; see `PixelStore`."""
+        height, width = self.size or (0, 0)
+        return max(self.store.estimate_pixels(self.pairs), height * width)
 
     def cut_view(self, index: int, epoch: int) -> Cut:
         """Return the window of the item at `index` in the random view of `epoch`, unscaled; see `pack_views`.

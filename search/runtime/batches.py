@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...models.images import Normalisation
+from ...models.images import Normalisation, normalise_image
 from ..data.datasets import SegmentationDataset
 from ..data.views.finishing import ViewFinisher
 from ..data.views.packing import PackedViews, pack_views
@@ -64,23 +64,26 @@ def load_batches(
     plan = _plan_views(len(dataset), batch, seed, start, stop, shard)
     pin = device.type == "cuda"  # a GPU copies from pinned memory while it computes
     if not dataset.augment:
-        return _prefetch(_move(_load(dataset, dataset.view, plan, _stack, workers, pin), device))
+        read = _load(dataset, dataset.read_bytes, plan, _stack, workers, pin)
+        return _prefetch(_normalise(read, dataset.normalisation, device))
     pack = partial(pack_views, normalisation=dataset.normalisation)
     return _prefetch(_finish(_load(dataset, dataset.cut_view, plan, pack, workers, pin), dataset.normalisation, device))
 
 
 def load_single_images(
-    dataset: SegmentationDataset, *, workers: int = 0, shard: Shard = (0, 1)
+    dataset: SegmentationDataset, *, workers: int = 0, shard: Shard = (0, 1), device: torch.device = CPU
 ) -> Generator[tuple[int, Batch]]:
     """Yield each image's index and a batch of that image alone, in order; process r of P gets r, r + P, ...
+
+    The dataset has no random views. Batches are on the device.
 
     Raises:
         DataError: a file is damaged or holds foreign values.
     """
     rank, processes = shard
     indices = range(rank, len(dataset), processes)
-    batches = _load(dataset, dataset.view, ([(0, index)] for index in indices), _stack, workers)
-    with closing(_prefetch(batches)) as prefetched:
+    read = _load(dataset, dataset.read_bytes, ([(0, index)] for index in indices), _stack, workers)
+    with closing(_prefetch(_normalise(read, dataset.normalisation, device))) as prefetched:
         yield from zip(indices, prefetched, strict=True)
 
 
@@ -127,14 +130,23 @@ def _load(
 
 
 def _stack(items: Sequence[Batch]) -> Batch:
-    """Stack images and labels to a batch."""
+    """Stack images and labels of equal sizes."""
     images, labels = zip(*items, strict=True)
     return torch.stack(images), torch.stack(labels)
 
 
-def _move(batches: Iterable[Batch], device: torch.device) -> Generator[Batch]:
-    for images, labels in batches:
-        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+def _normalise(batches: Iterable[Batch], normalisation: Normalisation, device: torch.device) -> Generator[Batch]:
+    """Yield batches of bytes, images [N, H, W, 3], as those for a network, on the device.
+
+    Colours are looked up, so that they have the bits of `normalise_image` on every device.
+    """
+    levels = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (1, 256, 3))
+    table = torch.from_numpy(normalise_image(levels, normalisation)).flatten(1).to(device)
+    for pixels, labels in batches:
+        moved = pixels.to(device, non_blocking=True)
+        channels = zip(table, moved.unbind(-1), strict=True)
+        images = torch.stack([colours[channel.to(torch.int64)] for colours, channel in channels], 1)
+        yield images, labels.to(device, non_blocking=True).to(torch.int64)
 
 
 def _finish(batches: Iterable[PackedViews], normalisation: Normalisation, device: torch.device) -> Generator[Batch]:

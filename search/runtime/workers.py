@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,7 @@ SHARED_MEMORY = "/dev/shm"
 
 def choose_workers(
     requested: int | None,
-    dataset: SegmentationDataset,
-    batch: int,
+    loads: Iterable[tuple[SegmentationDataset, int]],
     fabric: Fabric,
     log: Callable[[str], None] = lambda line: None,
 ) -> int:
@@ -34,10 +33,12 @@ def choose_workers(
 
     Args:
         requested: Number that the user asked for; None for the default.
-        dataset: Dataset to load from.
-        batch: Images in a batch of this process.
+        loads: Datasets that are loaded at the same time, each by so many processes, and images in a batch of each.
         fabric: Device and processes.
         log: Receives a remark if the shared memory has no room.
+
+    Raises:
+        DataError: An image is damaged.
     """
     if requested is not None:
         return requested
@@ -45,8 +46,7 @@ def choose_workers(
         return 0
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     wanted = min(len(os.sched_getaffinity(0)) // processes - 1, MAX_WORKERS)
-    pixels, _ = dataset.store.read(dataset.pairs[0])
-    size = PREFETCHED * batch * 4 * (pixels.size // 3)
+    size = (PREFETCHED + 1) * sum(4 * batch * dataset.estimate_pixels() for dataset, batch in loads)  # one is in use
     room = _read_free_bytes(SHARED_MEMORY) // (size * processes)
     if wanted > 0 and room < 1:
         log(

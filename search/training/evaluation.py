@@ -77,7 +77,7 @@ def evaluate_run(
         if definition.architecture is None:
             for remark in check_outputs(network, definition).format_warnings():
                 log(f"{definition.source.reference}: {remark}")
-        chosen_workers = choose_workers(workers, dataset, 1, fabric, log)
+        chosen_workers = choose_workers(workers, [(dataset, 1)], fabric, log)
         scores, size = evaluate_network(
             network, dataset, fabric=fabric, workers=chosen_workers, on_image=write, on_step=on_step
         )

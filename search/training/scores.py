@@ -18,7 +18,7 @@ from ...errors import TrainingError
 from ...models.nets.outputs import get_logits
 from ...precisions import without_tf32
 from ..data.datasets import SegmentationDataset
-from ..runtime.batches import load_single_images
+from ..runtime.batches import CPU, load_single_images
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -78,23 +78,23 @@ def evaluate_network(
         DataError: a file is damaged or holds foreign values.
         TrainingError: the network returns NaN or infinite values.
     """
-    device = "cpu" if fabric is None else fabric.device
+    device = CPU if fabric is None else fabric.device
     shard = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     counts = torch.zeros(dataset.num_classes, dataset.num_classes, dtype=torch.int64, device=device)
     extent = torch.full((5,), -(1 << 40), dtype=torch.int64, device=device)  # its last value is 1 after an error
     invalid: Path | None = None
-    images = load_single_images(dataset, workers=workers, shard=shard)
+    images = load_single_images(dataset, workers=workers, shard=shard, device=device)
     with torch.no_grad(), without_tf32(), closing(images):
         for index, (image, label) in images:
             height, width = label.shape[-2:]
-            logits = get_logits(network(image.to(device)))
+            logits = get_logits(network(image))
             if not bool(logits.isfinite().all()):
                 invalid, extent[-1] = dataset.pairs[index].image, 1
                 break  # all processes raise the error together, so that none waits for another
             classes = find_classes(logits.float(), (height, width))
             counts += multiclass_confusion_matrix(
                 classes,
-                label.to(device),
+                label,
                 dataset.num_classes,
                 ignore_index=dataset.ignore_index,
                 validate_args=False,  # `read_label` checks values

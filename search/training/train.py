@@ -104,7 +104,7 @@ def train(
         log(remark)
     views = config.steps * config.batch
     dataset, validation = cache_datasets((dataset, validation), config.cache, views=views, log=log, on_step=on_cache)
-    workers = choose_workers(config.workers, dataset, share, fabric, log)
+    workers = choose_workers(config.workers, ((dataset, share), (validation, 1)), fabric, log)
     loading = config.model_copy(update={"workers": workers})
     with explain_out_of_memory(_MEMORY_ADVICE):
         epoch_steps = count_epoch_steps(len(dataset), config.batch)

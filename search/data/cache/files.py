@@ -1,7 +1,8 @@
 """Cache files: the decoded images and labels of a split in one file, written once and mapped into memory.
 
-A file has the pixels of all images and labels one after another, then an index in JSON, then the length of the index
-and `MAGIC`. A file that was not written to its end has no such end and is not opened.
+A file has the pixels of all images and labels one after another, then an index in JSON, then the length of the index,
+its checksum, and `MAGIC`. A file that was not written to its end has no such end and is not opened. The index has a
+checksum of each image with its label, which is compared when a process first reads them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import mmap
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,10 +33,10 @@ from ..pairs import Pair
 from .store import FileStore, count_values
 
 MAGIC = b"lgcpixel"
-VERSION = 1
+VERSION = 2
 """Version of the format, and of the code that decodes files; part of every key."""
-_TAIL = 16
-"""Length of the end: that of the index, 8 bytes, and `MAGIC`."""
+_TAIL = 20
+"""Length of the end: the length of the index, 8 bytes, its CRC-32, 4 bytes, and `MAGIC`."""
 
 OnStep = Callable[[int, int], None]
 """Callback for the number of decoded images and their total."""
@@ -85,12 +87,14 @@ class _Entry:
         start: Offset of the image; its label follows.
         height: Height in pixels.
         width: Width in pixels.
+        checksum: CRC-32 of both.
         counts: Class -> number of its pixels, 255 for ignored ones.
     """
 
     start: int
     height: int
     width: int
+    checksum: int
     counts: Mapping[str, int]
 
 
@@ -126,16 +130,15 @@ def write_pixels(file: int, pairs: Sequence[Pair], sizes: Sequence[tuple[int, in
     starts = np.cumsum([0, *(4 * height * width for height, width in sizes)]).tolist()
 
     def fill(index: int) -> _Entry:
-        pair, start = pairs[index], starts[index]
+        pair = pairs[index]
         pixels, classes = FileStore().read(pair)
         if classes.shape != sizes[index]:
             raise DataError(f"{pair.image} has changed while it was read: run the command again")
-        for part in (pixels, classes):
-            _write_at(file, start, part.tobytes())
-            start += part.size
+        content = pixels.tobytes() + classes.tobytes()
+        _write_at(file, starts[index], content)
         counts = count_values(classes)
         present = {str(value): int(counts[value]) for value in np.flatnonzero(counts)}
-        return _Entry(starts[index], *sizes[index], present)
+        return _Entry(starts[index], *sizes[index], zlib.crc32(content), present)
 
     entries = []
     pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
@@ -149,7 +152,8 @@ def write_pixels(file: int, pairs: Sequence[Pair], sizes: Sequence[tuple[int, in
         raise DataError(f"files of {pairs[0].image.parent} have changed while they were read: run the command again")
     names = [[str(pair.image), None if pair.label is None else str(pair.label)] for pair in pairs]
     index = json.dumps({"key": key, "files": names, "entries": entries}).encode()
-    _write_at(file, starts[-1], index + len(index).to_bytes(8, "little") + MAGIC)
+    end = len(index).to_bytes(8, "little") + zlib.crc32(index).to_bytes(4, "little") + MAGIC
+    _write_at(file, starts[-1], index + end)
 
 
 def _write_at(file: int, start: int, content: bytes) -> None:
@@ -169,13 +173,13 @@ class PixelCache:
         file: Its descriptor, to be closed with the cache; None opens the path.
 
     Raises:
-        FileFormatError: The file is missing, not complete, or of another split.
+        FileFormatError: The file is missing, damaged, not complete, or of another split.
     """
 
     def __init__(self, path: Path, key: str, file: int | None = None) -> None:
         self.path, self.key = path, key
         try:
-            self._file = os.open(path, os.O_RDONLY) if file is None else file
+            self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if file is None else file  # a pipe does not block
             with suppress(OSError):  # some file systems have no locks
                 fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a file in use is not evicted
             index = self._read_index()
@@ -184,22 +188,30 @@ class PixelCache:
             raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
         files = (tuple(names) for names in index["files"])
         self._entries = dict(zip(files, (_Entry(**entry) for entry in index["entries"]), strict=True))
+        self._intact = set[int]()
 
     def _read_index(self) -> dict[str, Any]:
         """Return the index at the end of the file, checked."""
         size = os.fstat(self._file).st_size
         tail = os.pread(self._file, _TAIL, max(size - _TAIL, 0))
         length = int.from_bytes(tail[:8], "little")
-        if tail[8:] != MAGIC or length > size - _TAIL:
+        if tail[12:] != MAGIC or length > size - _TAIL:
             raise FileFormatError(f"{self.path} is not a complete cache of images ({describe(self.path)})")
-        index: dict[str, Any] = json.loads(os.pread(self._file, length, size - _TAIL - length))
+        content = os.pread(self._file, length, size - _TAIL - length)
+        if zlib.crc32(content) != int.from_bytes(tail[8:12], "little"):
+            raise FileFormatError(f"{self.path} is damaged")
+        index: dict[str, Any] = json.loads(content)
         if index["key"] != self.key:
             raise FileFormatError(f"{self.path} is the cache of other images")
         return index
 
     def __reduce__(self) -> tuple[type[PixelCache], tuple[Path, str]]:
-        """Return how another process opens the same cache."""
-        return PixelCache, (self.path, self.key)
+        """Return how another process opens the same cache: through this process, since the file may lose its name."""
+        return PixelCache, (self.name_file(), self.key)
+
+    def name_file(self) -> Path:
+        """Return a path of the open file for other processes of the user; it lasts as long as this cache."""
+        return Path(f"/proc/{os.getpid()}/fd/{self._file}")
 
     def __del__(self) -> None:
         """Close the file, which also frees it for eviction."""
@@ -210,10 +222,23 @@ class PixelCache:
         return self._entries[str(pair.image), None if pair.label is None else str(pair.label)]
 
     def read(self, pair: Pair) -> tuple[RGBImage, LabelMap]:
-        """Return an image and its label, read-only parts of the file; see `PixelStore`."""
+        """Return an image and its label, read-only parts of the file; see `PixelStore`.
+
+        Raises:
+            DataError: The file is damaged; checked at the first reading of an image.
+        """
         entry = self._find(pair)
         area = entry.height * entry.width
-        pixels, classes = np.split(self._pixels[entry.start : entry.start + 4 * area], [3 * area])
+        content = self._pixels[entry.start : entry.start + 4 * area]
+        if entry.start not in self._intact:
+            if zlib.crc32(content.data) != entry.checksum:
+                path = self.name_file().readlink()
+                raise DataError(
+                    f"the cache {path} is damaged at {pair.image}: delete it and run the command again, or use "
+                    "--cache off"
+                )
+            self._intact.add(entry.start)
+        pixels, classes = np.split(content, [3 * area])
         return pixels.reshape(entry.height, entry.width, 3), classes.reshape(entry.height, entry.width)
 
     def count(self, pair: Pair) -> npt.NDArray[np.int64]:
@@ -222,3 +247,7 @@ class PixelCache:
         for value, count in self._find(pair).counts.items():
             counts[int(value)] = count
         return counts
+
+    def estimate_pixels(self, pairs: Sequence[Pair]) -> int:
+        """Return the number of pixels of the largest of several images, see `PixelStore`."""
+        return max(entry.height * entry.width for entry in map(self._find, pairs))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ....cache_folder import get_cache_folder
+from ....cache_folder import explain_cache_folder, get_cache_folder
 from ....errors import FileFormatError, OutputError, UsageError
 from ....files import atomic_path, ensure_folder, remove_stale
 from ..datasets import SegmentationDataset
@@ -21,17 +21,18 @@ from ..pairs import Pair
 from . import CacheMode
 from .files import OnStep, PixelCache, count_bytes, make_key, measure_pixels, write_pixels
 from .limits import read_free_memory
+from .sharing import Log, choose_shared_folder, lock, open_shared, point_to
 
 MIN_EPOCHS = 2
 """Number of times that an image must be read for a cache to be made by default."""
 MAX_SHARE = 0.5
 """Largest share of the free memory, or of the free space of the disk, that a cache takes by default."""
+MAX_RAM_SHARE = 0.9
+"""Largest share of the free memory that a cache takes on request: the training needs some, too."""
 UNUSED_S = 30 * 86_400
 """Age in seconds after which an unused cache on the disk is removed when another is made."""
-_SUFFIX, _POINTER = ".pixels", ".memory"
-"""Suffixes of caches on the disk, and of files that name one in the memory of a process."""
-Log = Callable[[str], None]
-"""Receives remarks, one line each."""
+_SUFFIX = ".pixels"
+"""Suffix of caches on the disk."""
 
 
 def cache_datasets(
@@ -62,15 +63,18 @@ def cache_datasets(
     """
     if mode == "off":
         return list(datasets)
-    folder = get_cache_folder("pixels")
+    places = _choose_places()
     pairs = {make_key(dataset.pairs): dataset.pairs for dataset in datasets}
-    stores = _open_stores(folder, pairs, mode)
+    stores = _open_stores(places, pairs, mode)
     if len(stores) < len(pairs) and (mode is not None or views >= MIN_EPOCHS * len(datasets[0])):
+        if mode == "disk":
+            _require_folder(places.disk)
         with ExitStack() as locks:
-            for key in sorted(pairs):
-                locks.enter_context(_lock(folder, key, required=mode == "disk"))
-            stores = _open_stores(folder, pairs, mode)  # another process may have made them meanwhile
-            stores |= _make_stores(folder, {key: pairs[key] for key in pairs if key not in stores}, mode, log, on_step)
+            are_locked = [locks.enter_context(lock(places.shared, key, log)) for key in sorted(pairs)]
+            stores = _open_stores(places, pairs, mode)  # another process may have made them meanwhile
+            missing = {key: pairs[key] for key in pairs if key not in stores}
+            makers = 1 if all(are_locked) else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            stores |= _make_stores(places, missing, mode, read_free_memory() // makers, log, on_step)
     keys = [make_key(dataset.pairs) for dataset in datasets]
     return [
         dataset.use_store(stores[key]) if key in stores else dataset
@@ -78,26 +82,52 @@ def cache_datasets(
     ]
 
 
-def _open_stores(folder: Path, pairs: Iterable[str], mode: CacheMode | None) -> dict[str, PixelCache]:
+@dataclass(frozen=True)
+class _Places:
+    """Folders.
+
+    Attributes:
+        disk: Folder of caches on the disk.
+        shared: Folder of what processes of this machine share: locks, and pointers to caches in memory.
+    """
+
+    disk: Path
+    shared: Path
+
+
+def _choose_places() -> _Places:
+    folder = get_cache_folder("pixels")
+    return _Places(folder, choose_shared_folder(folder))
+
+
+def _open_stores(places: _Places, pairs: Iterable[str], mode: CacheMode | None) -> dict[str, PixelCache]:
     """Return the caches that exist, by key."""
-    stores = {key: _open_existing(folder, key, mode) for key in pairs}
+    stores = {key: _open_existing(places, key, mode) for key in pairs}
     return {key: store for key, store in stores.items() if store is not None}
 
 
 def _make_stores(
-    folder: Path, missing: Mapping[str, Sequence[Pair]], mode: CacheMode | None, log: Log, on_step: OnStep
+    places: _Places,
+    missing: Mapping[str, Sequence[Pair]],
+    mode: CacheMode | None,
+    memory: int,
+    log: Log,
+    on_step: OnStep,
 ) -> dict[str, PixelCache]:
-    """Return new caches by key; none where they do not fit."""
+    """Return new caches by key; none where they do not fit into `memory` bytes or the disk."""
     sizes = {key: measure_pixels(pairs) for key, pairs in missing.items()}
     size, images = sum(map(count_bytes, sizes.values())), sum(map(len, sizes.values()))
-    place = mode or _choose_mode(folder, size, log)
+    place = mode or _choose_mode(places.disk, size, memory, log)
     if place == "off" or not missing:
         return {}
-    _require_space(place, folder, size)
-    where = "memory" if place == "ram" else str(folder)
+    _require_space(place, places.disk, size, memory)
+    if place == "disk" and (remark := explain_cache_folder()) is not None:
+        log(remark)
+    where = "memory" if place == "ram" else str(places.disk)
     log(f"cache: decoding {images} images once, {_format_bytes(size)} in {where} (see --cache)")
     stores = dict[str, PixelCache]()
-    make, finished = _make_in_memory if place == "ram" else _make_on_disk, 0
+    make, folder = (_make_in_memory, places.shared) if place == "ram" else (_make_on_disk, places.disk)
+    finished = 0
     for key, pairs in missing.items():
         stores[key] = make(folder, key, pairs, sizes[key], partial(_report, on_step, finished, images))
         finished += len(pairs)
@@ -109,13 +139,12 @@ def _report(on_step: OnStep, finished: int, images: int, step: int, _: int) -> N
     on_step(finished + step, images)
 
 
-def _open_existing(folder: Path, key: str, mode: CacheMode | None) -> PixelCache | None:
+def _open_existing(places: _Places, key: str, mode: CacheMode | None) -> PixelCache | None:
     """Return a cache that has been made before, in the memory of a running process or on the disk; None without one."""
-    if mode != "disk":
-        with suppress(OSError, ValueError, FileFormatError):
-            return PixelCache(Path(json.loads(_name_pointer(folder, key).read_text())), key)
+    if mode != "disk" and (shared := open_shared(places.shared, key)) is not None:
+        return shared
     if mode != "ram":
-        path = folder / f"{key}{_SUFFIX}"
+        path = places.disk / f"{key}{_SUFFIX}"
         with suppress(FileFormatError):
             store = PixelCache(path, key)
             with suppress(OSError):  # the folder may be read-only
@@ -124,14 +153,22 @@ def _open_existing(folder: Path, key: str, mode: CacheMode | None) -> PixelCache
     return None
 
 
-def _name_pointer(folder: Path, key: str) -> Path:
-    """Return the file that names a cache in the memory of this machine."""
-    return folder / f"{key}-{os.uname().nodename}{_POINTER}"
+def _require_folder(folder: Path) -> None:
+    """Check that the folder of caches on the disk can be written.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    try:
+        ensure_folder(folder)
+    except OutputError as error:
+        raise OutputError(
+            f"--cache disk: {error}; set LGC_CACHE to another folder, or use --cache ram or off"
+        ) from error
 
 
-def _choose_mode(folder: Path, size: int, log: Log) -> CacheMode:
+def _choose_mode(folder: Path, size: int, memory: int, log: Log) -> CacheMode:
     """Return the place of a new cache by what fits."""
-    memory = read_free_memory()
     if size <= MAX_SHARE * memory:
         return "ram"
     try:
@@ -150,7 +187,7 @@ def _choose_mode(folder: Path, size: int, log: Log) -> CacheMode:
     return "off"
 
 
-def _require_space(place: CacheMode, folder: Path, size: int) -> None:
+def _require_space(place: CacheMode, folder: Path, size: int, memory: int) -> None:
     """Check that a cache fits, after the eviction of others.
 
     Raises:
@@ -158,11 +195,10 @@ def _require_space(place: CacheMode, folder: Path, size: int) -> None:
         OutputError: The disk is too small.
     """
     if place == "ram":
-        free = read_free_memory()
-        if size > free:
+        if size > MAX_RAM_SHARE * memory:
             raise UsageError(
-                f"--cache ram: the decoded images need {_format_bytes(size)}, {_format_bytes(free)} of memory are "
-                "free: use --cache disk or off"
+                f"--cache ram: the decoded images need {_format_bytes(size)}, {_format_bytes(memory)} of memory are "
+                f"free, of which a cache takes {MAX_RAM_SHARE:.0%} at most: use --cache disk or off"
             )
         return
     free = _evict(folder, size)
@@ -185,8 +221,7 @@ def _make_in_memory(
         raise
     path = Path(f"/proc/{os.getpid()}/fd/{file}")  # other processes of the user open it, too
     store = PixelCache(path, key, file)
-    with suppress(OSError):  # others cannot share it then
-        _name_pointer(folder, key).write_text(json.dumps(str(path)))
+    point_to(folder, store)
     return store
 
 
@@ -219,39 +254,16 @@ def _allocate(file: int, size: int) -> None:
             raise
 
 
-@contextmanager
-def _lock(folder: Path, key: str, *, required: bool) -> Iterator[None]:
-    """Let one process at a time make the cache of a split.
-
-    Raises:
-        OutputError: The folder cannot be written, and this is `required`.
-    """
-    try:
-        ensure_folder(folder)
-        file = os.open(folder / f"{key}.lock", os.O_CREAT | os.O_RDONLY, 0o644)  # perhaps another user's
-    except (OutputError, OSError) as error:
-        if required:
-            raise OutputError(
-                f"--cache disk: {error}; set LGC_CACHE to another folder, or use --cache ram or off"
-            ) from error
-        yield
-        return
-    try:
-        with suppress(OSError):  # some file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
-
-
 def _evict(folder: Path, size: int) -> int:
     """Remove caches unused for 30 days, then the least recently used ones until `size` bytes are free.
 
-    Caches in use are kept, and all younger ones if even their removal would not do. Return the free bytes.
+    Caches in use are kept, and all younger ones if even their removal would not do. Parts that killed processes have
+    left go first. Return the free bytes.
     """
+    for part in folder.glob(f".*{_SUFFIX}.*"):
+        remove_stale(folder / f"{part.name[1:].partition(_SUFFIX)[0]}{_SUFFIX}")
     caches = []
     for path in folder.glob(f"*{_SUFFIX}"):
-        remove_stale(path)
         with suppress(OSError):  # another process may have removed the file
             status = path.stat()
             caches.append((status.st_mtime, status.st_size, path))
@@ -269,5 +281,7 @@ def _evict(folder: Path, size: int) -> int:
 
 
 def _format_bytes(size: float) -> str:
-    """Format a number of bytes, e.g. 29.2 GB or 253 MB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    """Format a number of bytes, e.g. 29.2 GB, 253 MB or 45 kB."""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

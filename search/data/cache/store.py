@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ....errors import DataError
-from ....models.images import RGBImage, read_pixels
+from ....models.images import RGBImage, read_pixels, read_size
 from ..labels import IGNORE, LabelMap
 from ..pairs import Pair
 from ..reading import read_label
@@ -30,6 +31,13 @@ class PixelStore(Protocol):
 
         Raises:
             DataError: The label is damaged, or has an invalid value.
+        """
+
+    def estimate_pixels(self, pairs: Sequence[Pair]) -> int:
+        """Return the number of pixels of the largest of several images.
+
+        Raises:
+            DataError: A file is damaged.
         """
 
 
@@ -58,6 +66,11 @@ class FileStore:
         if pair.label is None:
             return np.zeros(IGNORE + 1, np.int64)
         return count_values(read_label(pair.label, pair.coding, pair.image))
+
+    def estimate_pixels(self, pairs: Sequence[Pair]) -> int:
+        """Return twice the number of the first image, as a margin: thousands of headers take too long to read."""
+        height, width = read_size(pairs[0].image)
+        return 2 * height * width
 
 
 def count_values(classes: LabelMap) -> npt.NDArray[np.int64]:

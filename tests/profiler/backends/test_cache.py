@@ -2,7 +2,9 @@
 
 import os
 import pwd
-import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,20 +35,54 @@ def test_cache_folder_follows_environment(monkeypatch):
     assert get_cache_folder("engines") == Path("/elsewhere/engines")
 
 
-def test_users_without_home_get_a_private_cache(monkeypatch, path):
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    """Leave this process without a home; return the folder for temporary files."""
     for name in ("LGC_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cache_folder._make_temporary_folder.cache_clear()
+    return tmp_path
+
+
+def test_users_without_home_get_a_private_cache(homeless):
     folder = get_cache_folder("engines")
-    try:
-        assert folder.parent.stat().st_mode & 0o777 == 0o700
-        assert str(folder.parent) in explain_cache_folder()
-        write_cache_file(folder / "entry.file", HEADER, CONTENT)
-        assert read_cache_file(get_cache_folder("engines") / "entry.file") == (HEADER, CONTENT)
-    finally:
-        shutil.rmtree(folder.parent)
-        cache_folder._get_temporary_folder.cache_clear()
+    assert folder.parent.parent == homeless
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    assert str(folder.parent) in explain_cache_folder()
+    write_cache_file(folder / "entry.file", HEADER, CONTENT)
+    assert read_cache_file(get_cache_folder("engines") / "entry.file") == (HEADER, CONTENT)
+
+
+def test_private_cache_is_that_of_all_processes(homeless):
+    code = "from lgc.cache_folder import find_private_folder; print(find_private_folder())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TMPDIR": str(homeless)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(get_cache_folder("engines").parent)
+
+
+@pytest.mark.parametrize("kind", ["file", "open folder", "link"])
+def test_foreign_private_folder_is_not_used(homeless, kind):
+    taken = homeless / f"lgc-cache-{os.getuid()}"
+    if kind == "file":
+        taken.touch(0o600)
+    elif kind == "link":
+        (homeless / "target").mkdir(0o700)
+        taken.symlink_to(homeless / "target")
+    else:
+        taken.mkdir()
+        taken.chmod(0o755)
+    folder = get_cache_folder("engines").parent
+    assert folder not in (taken, homeless / "target")
+    assert folder == get_cache_folder("engines").parent
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_file_round_trip(path):

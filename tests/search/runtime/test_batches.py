@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lgc.errors import DataError
+from lgc.models.images import Normalisation
 from lgc.search.data.cache.opening import cache_datasets
 from lgc.search.data.datasets import load_dataset
 from lgc.search.runtime.batches import load_batches, load_single_images
@@ -45,6 +46,25 @@ def test_cache_and_workers_change_no_bit(scenes, tmp_path, monkeypatch, augment,
     (cached,) = cache_datasets([dataset], mode, views=1, log=lambda line: None)
     assert (cached is dataset) == (mode == "off")
     require_equal(collect(dataset), collect(cached, workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("full_labels", [True, False])
+def test_single_images_are_items_of_the_dataset(scenes, workers, full_labels):
+    dataset = load_dataset(scenes, "val", (24, 40), full_labels=full_labels)
+    dataset.normalisation = Normalisation((0.1, 0.2, 0.3), (0.3, 0.7, 0.11))
+    images = dict(load_single_images(dataset, workers=workers))
+    assert [*images] == [*range(len(dataset))]
+    for index, (image, label) in images.items():
+        assert image.is_contiguous()
+        assert (image.dtype, label.dtype) == (torch.float32, torch.int64)
+        require_equal([(image[0], label[0])], [dataset[index]])
+
+
+def test_validation_travels_in_bytes(scenes):
+    image, label = load_dataset(scenes, "val", (24, 40), full_labels=True).read_bytes(1)
+    assert (image.dtype, image.shape) == (torch.uint8, (24, 40, 3))
+    assert (label.dtype, label.shape) == (torch.uint8, (32, 32))
 
 
 def test_threads_change_no_bit(dataset):

@@ -51,6 +51,15 @@ def test_cache_has_the_pixels_of_the_files(make, pairs):
             np.testing.assert_array_equal(store.count(pair), FileStore().count(pair))
 
 
+def test_cache_without_a_name_can_be_passed_on(make, pairs):
+    path, key = make()
+    cache = PixelCache(path, key)
+    path.unlink()
+    for other in (pickle.loads(pickle.dumps(cache)), PixelCache(cache.name_file(), key)):
+        np.testing.assert_array_equal(other.read(pairs[1])[0], cache.read(pairs[1])[0])
+        assert other.name_file() != cache.name_file()
+
+
 def test_items_and_views_are_the_same_bits(make, scenes):
     store = PixelCache(*make())
     for options in ({}, {"augment": True, "seed": 4, "crop": (16, 24)}, {"full_labels": True}):
@@ -87,6 +96,31 @@ def test_half_written_file_is_refused(make, removed):
     path, key = make()
     os.truncate(path, path.stat().st_size - removed)
     with pytest.raises(FileFormatError, match=r"cache\.pixels is not a complete cache"):
+        PixelCache(path, key)
+
+
+def flip_byte(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 77
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("position", [0, 3 * 32 * 32, 4 * 32 * 32 - 1])
+def test_damaged_pixels_are_noticed(make, pairs, position):
+    path, key = make()
+    flip_byte(path, position)
+    cache = PixelCache(path, key)
+    for store in (cache, cache, pickle.loads(pickle.dumps(cache))):
+        with pytest.raises(DataError, match=rf"{path} is damaged at {pairs[0].image}: delete it .*--cache off"):
+            store.read(pairs[0])
+    assert cache.read(pairs[1])[0].shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("distance", [10, 15, 20, 21, 100, 300])
+def test_damaged_index_is_refused(make, distance):
+    path, key = make()
+    flip_byte(path, -distance)
+    with pytest.raises(FileFormatError, match=r"cache\.pixels is (damaged|not a complete cache)"):
         PixelCache(path, key)
 
 

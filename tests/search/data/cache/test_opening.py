@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import namedtuple
 
 import pytest
 
+from lgc import cache_folder, files
 from lgc.errors import OutputError, UsageError
 from lgc.search.data.cache import opening
-from lgc.search.data.cache.files import PixelCache
+from lgc.search.data.cache.files import PixelCache, make_key
 from lgc.search.data.cache.opening import cache_datasets
 from lgc.search.data.cache.store import FileStore
 from lgc.search.data.datasets import load_dataset
@@ -70,7 +73,7 @@ def test_default_is_what_fits(datasets, folder, free, memory, disk, place):
     stores, lines = open_cache(datasets)
     assert name_places(stores) == [place] * 2
     (line,) = lines
-    assert line.startswith("no cache: " if place == "off" else "cache: decoding 11 images once, 0 MB in ")
+    assert line.startswith("no cache: " if place == "off" else "cache: decoding 11 images once, 45 kB in ")
     assert ("LGC_CACHE" in line) == (place == "off")
 
 
@@ -119,15 +122,42 @@ def test_half_written_cache_is_made_again(datasets, folder, kept):
     assert store.read(datasets[0].pairs[0])[0].shape == (32, 32, 3)
 
 
-def test_small_memory_is_refused(datasets, folder, free):
-    free(10 * SIZE, 1e12)
-    with pytest.raises(UsageError, match=r"--cache ram: the decoded images need 0 MB, .*use --cache disk or off"):
+def test_cache_with_damaged_index_is_made_again(datasets, folder):
+    (store, _), _ = open_cache(datasets, "disk")
+    content = bytearray(store.path.read_bytes())
+    content[-30] ^= 255
+    store.path.write_bytes(content)
+    assert [len(open_cache(datasets, "disk")[1]) for _ in range(2)] == [1, 0]
+
+
+@pytest.mark.parametrize(("memory", "fits"), [(10, False), (12, False), (13, True)])
+def test_small_memory_is_refused(datasets, folder, free, memory, fits):
+    free(memory * SIZE, 1e12)  # a tenth is kept; 11 are needed
+    if fits:
+        assert name_places(open_cache(datasets, "ram")[0]) == ["ram"] * 2
+        return
+    with pytest.raises(UsageError, match=r"--cache ram: .* need 45 kB, .* 90% at most: use --cache disk or off"):
         open_cache(datasets, "ram")
+
+
+def test_temporary_cache_is_said(datasets, tmp_path, monkeypatch, free):
+    for name in ("LGC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cache_folder, "_find_home", lambda: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    _, lines = open_cache(datasets, "disk")
+    assert [line.partition(":")[0] for line in lines] == ["no home folder", "cache"]
+    assert f"the cache is temporary, in {tmp_path}" in lines[0]
+
+
+@pytest.mark.parametrize(("size", "text"), [(29.2e9, "29.2 GB"), (253e6, "253 MB"), (45056, "45 kB")])
+def test_sizes_have_units(size, text):
+    assert opening._format_bytes(size) == text
 
 
 def test_full_disk_is_refused(datasets, folder, free):
     free(1e12, 10 * SIZE)
-    with pytest.raises(OutputError, match=r"--cache disk: .* need 0 MB, .* has 0 MB free: .*LGC_CACHE.*--cache off"):
+    with pytest.raises(OutputError, match=r"--cache disk: .* need 45 kB, .* has 41 kB free: .*LGC_CACHE.*--cache off"):
         open_cache(datasets, "disk")
     assert not [*folder.glob("*.pixels")]
 
@@ -142,11 +172,18 @@ def test_disk_that_fills_up_leaves_nothing(datasets, folder, monkeypatch):
     assert {path.suffix for path in folder.iterdir()} == {".lock"}
 
 
+def use_file_as_folder(tmp_path, monkeypatch):
+    """Let the cache folder be one that cannot be made."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LGC_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
 @pytest.mark.parametrize("mode", ["disk", "ram", None])
 def test_folder_that_cannot_be_made(datasets, tmp_path, monkeypatch, free, mode):
     free(1e12, 1e12)
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LGC_CACHE", str(tmp_path / "file"))
+    use_file_as_folder(tmp_path, monkeypatch)
     if mode == "disk":
         with pytest.raises(OutputError, match=r"--cache disk: cannot make the folder .*LGC_CACHE.*--cache ram or off"):
             open_cache(datasets, mode)
@@ -156,8 +193,7 @@ def test_folder_that_cannot_be_made(datasets, tmp_path, monkeypatch, free, mode)
 
 def test_default_without_folder_and_memory_is_off(datasets, tmp_path, monkeypatch, free):
     free(0, 1e12)
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LGC_CACHE", str(tmp_path / "file"))
+    use_file_as_folder(tmp_path, monkeypatch)
     stores, (line,) = open_cache(datasets)
     assert name_places(stores) == ["off"] * 2
     assert "cannot make the folder" in line
@@ -178,7 +214,35 @@ cache_datasets([load_dataset({str(scenes)!r}, "train")], "disk", views=1,
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_memory_is_shared_while_its_process_lives(datasets, scenes, folder):
+def test_processes_without_locks_share_the_memory(datasets, tmp_path, monkeypatch, free):
+    use_file_as_folder(tmp_path, monkeypatch)
+    (tmp_path / f"lgc-cache-{os.getuid()}").touch()
+    for processes, place in (("1", "ram"), ("2", "off")):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        free(22 * SIZE, 0)
+        assert name_places(open_cache(datasets)[0]) == [place] * 2
+
+
+@pytest.mark.parametrize("mode", ["disk", None])
+def test_parts_of_killed_processes_make_room(datasets, folder, monkeypatch, mode):
+    folder.mkdir(parents=True)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    monkeypatch.setattr(opening, "read_free_memory", lambda: 0)
+    parts = [folder / f".{name}.pixels.{files._HOST}-{ended.pid}-0" for name in ("this", "other")]
+    for part in parts:
+        part.write_bytes(bytes(SIZE))
+
+    def measure(path):
+        return Usage(0, 0, 0 if any(part.exists() for part in parts) else 30 * SIZE)
+
+    monkeypatch.setattr(shutil, "disk_usage", measure)
+    assert name_places(open_cache(datasets, mode)[0]) == ["disk"] * 2
+
+
+@pytest.fixture
+def hold_cache(scenes):
+    """Return a function that opens the cache in another process and returns it; leaving its input ends it."""
     code = f"""
 import sys
 from lgc.search.data.cache.opening import cache_datasets
@@ -186,26 +250,86 @@ from lgc.search.data.datasets import load_dataset
 stores = cache_datasets([load_dataset({str(scenes)!r}, "train")], "ram", views=1)
 print("ready", flush=True)
 sys.stdin.read()"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
+    processes = []
+
+    def hold():
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
         while process.stdout.readline().strip() != "ready":
-            pass
-        (store,), lines = open_cache(datasets[:1], "ram")
-        assert lines == []
-        assert f"/proc/{process.pid}/" in str(store.path)
-    finally:
-        process.communicate()
+            assert process.poll() is None
+        return process
+
+    yield hold
+    for process in processes:
+        if process.poll() is None:
+            process.communicate()
+
+
+def test_memory_is_shared_while_its_process_lives(datasets, folder, hold_cache):
+    process = hold_cache()
+    (store,), lines = open_cache(datasets[:1], "ram")
+    assert lines == []
+    assert f"/proc/{process.pid}/" in str(store.path)
+    process.communicate()
     assert store.read(datasets[0].pairs[0])[0].shape == (32, 32, 3)  # it lives as long as its users
+    del store
+    gc.collect()
     (own,), lines = open_cache(datasets[:1], "ram")
     assert f"/proc/{os.getpid()}/" in str(own.path)
     assert len(lines) == 1
+    (pointer,) = folder.glob("*.memory")  # those of the ended are gone
+    assert f"-{os.getpid()}-" in pointer.name
+
+
+def test_users_pass_on_memory_of_ended_processes(datasets, folder, hold_cache):
+    maker, user = hold_cache(), hold_cache()
+    maker.communicate()
+    (store,), lines = open_cache(datasets[:1], "ram")
+    assert lines == []
+    assert f"/proc/{user.pid}/" in str(store.path)
+
+
+def test_folder_that_cannot_be_written_shares_memory(datasets, tmp_path, monkeypatch, hold_cache):
+    use_file_as_folder(tmp_path, monkeypatch)
+    process = hold_cache()
+    (store,), lines = open_cache(datasets[:1], "ram")
+    assert lines == []
+    assert f"/proc/{process.pid}/" in str(store.path)
+
+
+def test_pointers_of_other_machines_are_kept(datasets, folder):
+    folder.mkdir(parents=True)
+    names = {"a-999999999-5@elsewhere.memory", "unknown@here.memory"}
+    for name in names:
+        (folder / name).touch()
+    open_cache(datasets[:1], "ram")
+    assert {path.name for path in folder.glob("*.memory")} >= names
+
+
+def test_waiting_for_another_maker_is_said(datasets, folder, monkeypatch):
+    folder.mkdir(parents=True)
+    other = os.open(folder / f"{make_key(datasets[0].pairs)}.lock", os.O_CREAT)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    flock, lines = fcntl.flock, []
+
+    def end_other(file, operation):
+        if operation == fcntl.LOCK_EX:  # it would wait for ever
+            assert lines == ["waiting for the cache that another process makes"]
+            os.close(other)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", end_other)
+    cache_datasets(datasets[:1], "ram", views=1, log=lines.append)
+    assert [line.partition(" ")[0] for line in lines] == ["waiting", "cache:"]
 
 
 def make_at_once(scenes, mode, queue, start):
     start.wait()
     lines = []
     (dataset,) = cache_datasets([load_dataset(scenes, "train")], mode, views=1, log=lines.append)
-    queue.put((len(lines), dataset.store.read(dataset.pairs[0])[0].tobytes()))
+    queue.put((sum("decoding" in line for line in lines), dataset.store.read(dataset.pairs[0])[0].tobytes()))
     start.wait()
 
 
