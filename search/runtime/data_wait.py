@@ -36,7 +36,7 @@ class DataWait:
 
     Args:
         fabric: device and processes.
-        advice: what loads faster, for the remark, see `advise_loading`.
+        advice: phrase for the remark, see `advise_loading`.
     """
 
     def __init__(self, fabric: Fabric, advice: str = "") -> None:
@@ -105,7 +105,7 @@ class DataWait:
 
 
 def advise_loading(workers: int, store: PixelStore) -> str:
-    """Return what loads faster than so many data-loading processes that read from `store`, as a phrase."""
+    """Return what loads faster than this number of data-loading processes that read from `store`, as a phrase."""
     ways = []
     cores = count_usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if workers == 0:

@@ -87,7 +87,7 @@ def run_steps(
         run: run folder.
         on_step: callback for the number of finished steps and `stop`.
         validate: validation after a step, if one is due; a checkpoint follows it.
-        advice: what to do if the steps wait long for their batches, as a phrase.
+        advice: phrase for the remark if the steps wait long for their batches.
 
     Raises:
         TrainingError: a loss is NaN or infinite; the last checkpoint, if any, is kept.

@@ -35,7 +35,7 @@ def choose_workers(
 
     Args:
         requested: Number that the user asked for; None for the default.
-        loads: Datasets that are loaded at the same time, each by so many processes, and images in a batch of each.
+        loads: Datasets that are loaded at the same time, each by its own processes, and the images in a batch of each.
         fabric: Device and processes.
         log: Receives a remark if the shared memory has no room.
 
