@@ -50,7 +50,7 @@ def _find_home() -> Path | None:
 def find_private_folder() -> Path | None:
     """Return a folder for temporary files that only this user can enter, the same for all processes of the user.
 
-    It is made if needed; None if it cannot be made, or its name is taken by what is not the user's.
+    It is made if needed; None if it cannot be made, or another user has taken its name.
     """
     with suppress(OSError):
         folder = Path(tempfile.gettempdir()) / f"lgc-cache-{os.getuid()}"

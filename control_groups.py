@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 _PROC_CGROUP = Path("/proc/self/cgroup")
@@ -34,3 +36,30 @@ def find_groups(controller: str) -> Iterator[Path]:
         if root is not None:
             relative = PurePosixPath(path.lstrip("/"))
             yield from (root / part for part in (relative, *relative.parents) if (root / part).is_dir())
+
+
+def read_quota(folder: Path) -> float | None:
+    """Return the CPU quota of a control group in cores, e.g. 1.5; None without one."""
+    with suppress(OSError, ValueError):  # version 2: "150000 100000" or "max 100000"
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    return None
+
+
+def read_cpu_quota() -> float | None:
+    """Return the smallest CPU quota of this process's control groups in cores; None without one."""
+    return min((quota for folder in find_groups("cpu") if (quota := read_quota(folder)) is not None), default=None)
+
+
+def count_allowed_cores() -> int:
+    """Return the number of cores in the CPU affinity of this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_usable_cores() -> int:
+    """Return the number of cores that this process can keep busy, by its CPU affinity and quota; at least 1."""
+    quota, allowed = read_cpu_quota(), count_allowed_cores()
+    return allowed if quota is None else max(min(allowed, int(quota)), 1)

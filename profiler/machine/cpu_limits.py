@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...control_groups import find_groups
+from ...control_groups import count_allowed_cores, find_groups, read_cpu_quota, read_quota
 from ...errors import UsageError
 from ...lut.target import Target
 
@@ -62,10 +62,7 @@ class Throttling:
 
 def read_cpu_limits() -> CpuLimits:
     """Return the limits of this process."""
-    cores = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    quotas = [quota for folder in find_groups("cpu") if (quota := _read_quota(folder)) is not None]
-    return CpuLimits(cores, allowed, min(quotas, default=None))
+    return CpuLimits(os.cpu_count() or 1, count_allowed_cores(), read_cpu_quota())
 
 
 def require_threads(target: Target) -> None:
@@ -85,7 +82,7 @@ def explain_threads(target: Target) -> str | None:
 
 def read_throttling() -> Throttling | None:
     """Return the stops so far, of all control groups with a quota; None without a quota."""
-    groups = [folder for folder in find_groups("cpu") if _read_quota(folder) is not None]
+    groups = [folder for folder in find_groups("cpu") if read_quota(folder) is not None]
     if not groups:
         return None
     statistics = [_read_statistics(folder) for folder in groups]
@@ -96,17 +93,6 @@ def read_throttling() -> Throttling | None:
             for statistic in statistics
         ),
     )
-
-
-def _read_quota(folder: Path) -> float | None:
-    """Return the quota of a control group in cores; None without one."""
-    with suppress(OSError, ValueError):  # version 2: "150000 100000" or "max 100000"
-        quota, period = (folder / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    with suppress(OSError, ValueError):
-        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(quota) / int(period) if int(quota) > 0 else None
-    return None
 
 
 def _read_statistics(folder: Path) -> dict[str, int]:

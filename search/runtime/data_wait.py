@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
 import torch
+
+from ...control_groups import count_usable_cores
+from ..data.cache.store import FileStore, PixelStore
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -32,10 +36,12 @@ class DataWait:
 
     Args:
         fabric: device and processes.
+        advice: phrase for the remark, see `advise_loading`.
     """
 
-    def __init__(self, fabric: Fabric) -> None:
+    def __init__(self, fabric: Fabric, advice: str = "") -> None:
         self._fabric = fabric
+        self._advice = advice
         self._is_gpu = fabric.device.type == "cuda"
         self._started: float | None = None
         self._waited_s = 0.0
@@ -94,8 +100,18 @@ class DataWait:
         if time.monotonic() - self._started >= (MIN_REMARK_S if is_last else REMARK_S):
             _REMARKED.add(self._fabric)
             if self._fabric.is_global_zero:
-                _LOG.warning(
-                    "%.0f %% of the time of the steps went into waiting for data: load it in several processes with "
-                    "--workers N, or keep decoded images with --cache",
-                    100 * share,
-                )
+                advice = f": {self._advice}" if self._advice else ""
+                _LOG.warning("%.0f %% of the time of the steps went into waiting for data%s", 100 * share, advice)
+
+
+def advise_loading(workers: int, store: PixelStore) -> str:
+    """Return what loads faster than this number of data-loading processes that read from `store`, as a phrase."""
+    ways = []
+    cores = count_usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if workers == 0:
+        ways.append("load it in several processes with --workers N")
+    elif workers < cores - 1:
+        ways.append(f"load it in more than {workers} processes with --workers N")
+    if isinstance(store, FileStore):
+        ways.append("keep decoded images with --cache ram or disk")
+    return " or ".join(ways) or "only more CPU cores load it faster"

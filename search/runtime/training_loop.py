@@ -73,6 +73,7 @@ def run_steps(
     run: RunFolder,
     on_step: OnStep,
     validate: Validate = lambda before: None,
+    advice: str = "",
 ) -> None:
     """Train up to step `stop`, with a metrics log and a checkpoint every `CHECKPOINT_S` in the run folder.
 
@@ -86,13 +87,14 @@ def run_steps(
         run: run folder.
         on_step: callback for the number of finished steps and `stop`.
         validate: validation after a step, if one is due; a checkpoint follows it.
+        advice: phrase for the remark if the steps wait long for their batches.
 
     Raises:
         TrainingError: a loss is NaN or infinite; the last checkpoint, if any, is kept.
         DataError: a file of the dataset is damaged or holds foreign values.
     """
     started = saved = logged = time.monotonic()
-    earlier_s, flushes, wait = trainer.seconds, _FlushSteps(trainer.step), DataWait(trainer.fabric)
+    earlier_s, flushes, wait = trainer.seconds, _FlushSteps(trainer.step), DataWait(trainer.fabric, advice)
     log = MetricsLog(run.path, run.stage, trainer.step, trainer.fabric, trainer.check)
     with closing(batches), log:
         for batch in wait.watch(batches):

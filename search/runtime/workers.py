@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ...control_groups import count_usable_cores
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
@@ -33,7 +35,7 @@ def choose_workers(
 
     Args:
         requested: Number that the user asked for; None for the default.
-        loads: Datasets that are loaded at the same time, each by so many processes, and images in a batch of each.
+        loads: Datasets that are loaded at the same time, each by its own processes, and the images in a batch of each.
         fabric: Device and processes.
         log: Receives a remark if the shared memory has no room.
 
@@ -45,7 +47,7 @@ def choose_workers(
     if fabric.device.type == "cpu":
         return 0
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    wanted = min(len(os.sched_getaffinity(0)) // processes - 1, MAX_WORKERS)
+    wanted = min(count_usable_cores() // processes - 1, MAX_WORKERS)
     size = (PREFETCHED + 1) * sum(4 * batch * dataset.estimate_pixels() for dataset, batch in loads)  # one is in use
     room = _read_free_bytes(SHARED_MEMORY) // (size * processes)
     if wanted > 0 and room < 1:

@@ -24,6 +24,7 @@ from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
+from ..runtime.data_wait import advise_loading
 from ..runtime.fabric import average_gradients, place_network, synchronise_norms
 from ..runtime.metrics_log import Metric, MetricsRecord
 from ..runtime.run_folder import OnStep, RunFolder
@@ -168,7 +169,8 @@ class SupernetTrainer:
             TrainingError: a loss is NaN or infinite; the last checkpoint, if any, is kept.
         """
         self.net.train()
-        run_steps(self, self._load_batches(halves, stop), stop, run, on_step)
+        advice = advise_loading(self.config.workers or 0, halves[0].store)
+        run_steps(self, self._load_batches(halves, stop), stop, run, on_step, advice=advice)
 
     def _load_batches(self, halves: tuple[SegmentationDataset, SegmentationDataset], stop: int) -> Generator[BatchPair]:
         """Yield batches of both halves from the current step; None for the architecture in the warm-up."""

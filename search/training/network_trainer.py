@@ -21,6 +21,7 @@ from ...models.nets.weights import copy_infinite_tensors, find_invalid
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
+from ..runtime.data_wait import advise_loading
 from ..runtime.fabric import (
     average_tensors,
     broadcast_buffers,
@@ -328,8 +329,9 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
         shard=(fabric.global_rank, fabric.world_size),
         device=fabric.device,
     )
+    advice = advise_loading(config.workers or 0, dataset.store)
     with _autotune_kernels(), torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
-        run_steps(trainer, batches, config.steps, run, on_step, trainer.validate)
+        run_steps(trainer, batches, config.steps, run, on_step, trainer.validate, advice)
 
 
 def _seed_step(seed: int, step: int, rank: int) -> int:

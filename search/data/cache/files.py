@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
+from ....control_groups import count_usable_cores
 from ....errors import DataError, FileFormatError
 from ....files import describe
 from ....models.images import RGBImage, read_size
@@ -141,7 +142,7 @@ def write_pixels(file: int, pairs: Sequence[Pair], sizes: Sequence[tuple[int, in
         return _Entry(starts[index], *sizes[index], zlib.crc32(content), present)
 
     entries = []
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(count_usable_cores())
     try:
         for entry in pool.map(fill, range(len(pairs))):
             entries.append(vars(entry))

@@ -63,7 +63,7 @@ def cache_datasets(
     """
     if mode == "off":
         return list(datasets)
-    places = _choose_places()
+    places = _find_folders()
     pairs = {make_key(dataset.pairs): dataset.pairs for dataset in datasets}
     stores = _open_stores(places, pairs, mode)
     if len(stores) < len(pairs) and (mode is not None or views >= MIN_EPOCHS * len(datasets[0])):
@@ -95,7 +95,7 @@ class _Places:
     shared: Path
 
 
-def _choose_places() -> _Places:
+def _find_folders() -> _Places:
     folder = get_cache_folder("pixels")
     return _Places(folder, choose_shared_folder(folder))
 

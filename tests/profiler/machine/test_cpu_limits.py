@@ -58,6 +58,13 @@ def test_smallest_quota_counts(groups):
     assert read_cpu_limits().quota == 0.5
 
 
+@pytest.mark.parametrize(("quota", "cores"), [("50000", 1), ("250000", 2), ("900000", 4), ("max", 4)])
+def test_quota_limits_usable_cores(groups, monkeypatch, quota, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
+    groups(V2, "a/b", {"cpu.max": f"{quota} 100000"})
+    assert control_groups.count_usable_cores() == cores
+
+
 @pytest.mark.parametrize("lines", ["", "0::/\n", V1])
 def test_no_quota_is_none(groups, lines):
     groups(lines, "cpu", {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"})

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lgc.search.data.cache.store import FileStore
 from lgc.search.runtime import data_wait
 from lgc.search.runtime.data_wait import DataWait
 from lgc.search.runtime.fabric import open_fabric
@@ -54,12 +55,30 @@ def test_no_batches_make_no_step(clock):
     [(31, 0.5, False, 1), (11, 0.5, False, 0), (11, 0.5, True, 1), (3, 0.5, True, 0), (60, 0.2, False, 0)],
 )
 def test_remark_needs_time_and_waiting(clock, caplog, steps, waited_s, is_last, expected):
-    wait = DataWait(open_fabric("cpu"))
+    wait = DataWait(open_fabric("cpu"), "load it faster")
     make_steps(clock, wait, 1.0, [waited_s] * steps)
     with caplog.at_level(logging.WARNING, "lgc.training"):
         wait.remark(is_last=is_last)
     assert len(caplog.messages) == expected
-    assert all("33 % of the time" in line and "--workers N" in line and "--cache" in line for line in caplog.messages)
+    assert all("33 % of the time" in line and "waiting for data: load it faster" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("workers", "is_cached", "processes", "words"),
+    [
+        (0, False, 1, ["several processes with --workers N", "--cache ram or disk"]),
+        (0, True, 1, ["several processes with --workers N"]),
+        (3, True, 1, ["more than 3 processes with --workers N"]),
+        (3, False, 2, ["--cache ram or disk"]),
+        (3, True, 2, ["only more CPU cores"]),
+    ],
+)
+def test_advice_is_what_can_help(monkeypatch, workers, is_cached, processes, words):
+    monkeypatch.setattr(data_wait, "count_usable_cores", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    advice = data_wait.advise_loading(workers, object() if is_cached else FileStore())
+    assert all(word in advice for word in words)
+    assert advice.count(" or ") == ("--cache" in advice) + len(words) - 1
 
 
 def test_command_makes_the_remark_once(clock, caplog):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lgc import control_groups
 from lgc.search.data.cache.opening import cache_datasets
 from lgc.search.data.datasets import load_dataset
 from lgc.search.runtime import workers
@@ -24,7 +25,8 @@ def choose(scenes, monkeypatch):
     """Return a function of device, cores and free shared memory to number and remarks."""
     loads = [(load_dataset(scenes, "train"), 4)]
 
-    def call(device, cores=16, free=10**12, requested=None, loads=loads):
+    def call(device, cores=16, free=10**12, requested=None, loads=loads, quota=None):
+        monkeypatch.setattr(control_groups, "read_cpu_quota", lambda: quota)
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(cores))
         monkeypatch.setattr(workers, "_read_free_bytes", lambda folder: free)
         lines = []
@@ -46,6 +48,11 @@ def test_cpu_needs_no_processes(choose):
 @pytest.mark.parametrize(("cores", "expected"), [(64, 8), (6, 5), (1, 0)])
 def test_gpu_uses_the_other_cores(choose, cores, expected):
     assert choose("cuda:0", cores=cores) == (expected, [])
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(4.0, 3), (2.9, 1), (0.5, 0), (100.0, 8)])
+def test_cpu_quota_limits_processes(choose, quota, expected):
+    assert choose("cuda:0", quota=quota) == (expected, [])
 
 
 def test_processes_share_cores_and_memory(choose, monkeypatch):
