@@ -63,3 +63,13 @@ def count_usable_cores() -> int:
     """Return the number of cores that this process can keep busy, by its CPU affinity and quota; at least 1."""
     quota, allowed = read_cpu_quota(), count_allowed_cores()
     return allowed if quota is None else max(min(allowed, int(quota)), 1)
+
+
+def count_local_processes() -> int:
+    """Return the number of processes that torchrun started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def count_own_cores() -> int:
+    """Return this process's share of the usable cores, if torchrun's processes share them equally."""
+    return count_usable_cores() // count_local_processes()

@@ -23,7 +23,6 @@ from .constraint.refinement import MeasureLatency, require_refinable
 from .context import SearchContext, SearchProgress
 from .crops import require_crop
 from .data.cache.opening import cache_datasets
-from .data.cache.sharing import Log
 from .data.datasets import load_dataset, require_classes, split_halves
 from .data.description import read_dataset
 from .results import FrontResult, SearchResult
@@ -41,6 +40,8 @@ from .training.losses import compute_class_weights, require_labelled
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
+
+    from ..models.nets.definition import Log
 
 SEARCH_STAGE = "search"
 SEARCH_EPOCHS = 80

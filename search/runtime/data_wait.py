@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +10,7 @@ from weakref import WeakSet
 
 import torch
 
-from ...control_groups import count_usable_cores
+from ...control_groups import count_own_cores
 from ..data.cache.store import FileStore, PixelStore
 
 if TYPE_CHECKING:
@@ -107,10 +106,9 @@ class DataWait:
 def advise_loading(workers: int, store: PixelStore) -> str:
     """Return what loads faster than this number of data-loading processes that read from `store`, as a phrase."""
     ways = []
-    cores = count_usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if workers == 0:
         ways.append("load it in several processes with --workers N")
-    elif workers < cores - 1:
+    elif workers < count_own_cores() - 1:
         ways.append(f"load it in more than {workers} processes with --workers N")
     if isinstance(store, FileStore):
         ways.append("keep decoded images with --cache ram or disk")

@@ -211,7 +211,6 @@ def average_gradients(parameters: Iterable[nn.Parameter], fabric: Fabric) -> Non
     average_tensors([parameter.grad for parameter in parameters if parameter.grad is not None], fabric)
 
 
-@torch.no_grad()
 def broadcast_buffers(network: nn.Module, fabric: Fabric) -> None:
     """Replace the floating-point buffers of a network by those of the first process, whose weights are saved."""
     if fabric.world_size == 1:
@@ -221,6 +220,7 @@ def broadcast_buffers(network: nn.Module, fabric: Fabric) -> None:
             torch.distributed.broadcast(buffer, 0)
 
 
+@torch.no_grad()
 def average_tensors(tensors: Sequence[Tensor], fabric: Fabric) -> None:
     """Replace tensors by their means over all processes, in one message."""
     if fabric.world_size == 1 or not tensors:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ...control_groups import count_usable_cores
+from ...control_groups import count_local_processes, count_own_cores
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from ...models.nets.definition import Log
     from ..data.datasets import SegmentationDataset
 
 MAX_WORKERS = 8
@@ -26,7 +27,7 @@ def choose_workers(
     requested: int | None,
     loads: Iterable[tuple[SegmentationDataset, int]],
     fabric: Fabric,
-    log: Callable[[str], None] = lambda line: None,
+    log: Log = lambda line: None,
 ) -> int:
     """Return the number of data-loading processes of this process: the requested one, or by the machine.
 
@@ -46,10 +47,9 @@ def choose_workers(
         return requested
     if fabric.device.type == "cpu":
         return 0
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    wanted = min(count_usable_cores() // processes - 1, MAX_WORKERS)
+    wanted = min(count_own_cores() - 1, MAX_WORKERS)
     size = (PREFETCHED + 1) * sum(4 * batch * dataset.estimate_pixels() for dataset, batch in loads)  # one is in use
-    room = _read_free_bytes(SHARED_MEMORY) // (size * processes)
+    room = _read_free_bytes(SHARED_MEMORY) // (size * count_local_processes())
     if wanted > 0 and room < 1:
         log(
             f"no data-loading processes: {SHARED_MEMORY} has no room for batches (Docker: --shm-size 8g); --workers N "

@@ -245,11 +245,6 @@ def _save_kept(
     return describe_scores(weights, kept.scores, validations.dataset, VALIDATION_SPLIT, kept.size)
 
 
-def default_training_steps(data: Path, batch: int, split: str = "train") -> int:
-    """Return the steps of `TRAINING_EPOCHS` passes over the training images."""
-    return count_training_steps(data, TRAINING_EPOCHS, batch, split)
-
-
 def count_training_steps(data: Path, epochs: int, batch: int, split: str = "train") -> int:
     """Return the steps of some passes over the training images."""
     return epochs * count_epoch_steps(len(load_dataset(data, split)), batch)

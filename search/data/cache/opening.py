@@ -12,8 +12,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ....cache_folder import explain_cache_folder, get_cache_folder
+from ....control_groups import count_local_processes
 from ....errors import FileFormatError, OutputError, UsageError
 from ....files import atomic_path, ensure_folder, remove_stale
 from ..datasets import SegmentationDataset
@@ -21,7 +23,10 @@ from ..pairs import Pair
 from . import CacheMode
 from .files import OnStep, PixelCache, count_bytes, make_key, measure_pixels, write_pixels
 from .limits import read_free_memory
-from .sharing import Log, choose_shared_folder, lock, open_shared, point_to
+from .sharing import choose_shared_folder, lock, open_shared, point_to
+
+if TYPE_CHECKING:
+    from ....models.nets.definition import Log
 
 MIN_EPOCHS = 2
 """Number of times that an image must be read for a cache to be made by default."""
@@ -64,7 +69,8 @@ def cache_datasets(
     if mode == "off":
         return list(datasets)
     places = _find_folders()
-    pairs = {make_key(dataset.pairs): dataset.pairs for dataset in datasets}
+    keys = [make_key(dataset.pairs) for dataset in datasets]
+    pairs = {key: dataset.pairs for key, dataset in zip(keys, datasets, strict=True)}
     stores = _open_stores(places, pairs, mode)
     if len(stores) < len(pairs) and (mode is not None or views >= MIN_EPOCHS * len(datasets[0])):
         if mode == "disk":
@@ -73,9 +79,8 @@ def cache_datasets(
             are_locked = [locks.enter_context(lock(places.shared, key, log)) for key in sorted(pairs)]
             stores = _open_stores(places, pairs, mode)  # another process may have made them meanwhile
             missing = {key: pairs[key] for key in pairs if key not in stores}
-            makers = 1 if all(are_locked) else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            makers = 1 if all(are_locked) else count_local_processes()
             stores |= _make_stores(places, missing, mode, read_free_memory() // makers, log, on_step)
-    keys = [make_key(dataset.pairs) for dataset in datasets]
     return [
         dataset.use_store(stores[key]) if key in stores else dataset
         for key, dataset in zip(keys, datasets, strict=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ....cache_folder import find_private_folder
 from ....errors import FileFormatError, OutputError
 from ....files import ensure_folder
 from .files import PixelCache
 
-Log = Callable[[str], None]
-"""Receives remarks, one line each."""
+if TYPE_CHECKING:
+    from ....models.nets.definition import Log
 
 
 def choose_shared_folder(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Running statistics of two processes after a forward pass: `statistics_worker.py FOLDER`, under torchrun.
 
 All statistics begin with the number of the process, and each process sees zeros alone. Writes `FOLDER/rankR.pt`: the
-first value of each buffer after the pass, and after the average.
+first value of each buffer after the pass, after the average, and after a broadcast of other values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,13 @@ import sys
 import torch
 from torch import nn
 
-from lgc.search.runtime.fabric import average_tensors, keep_statistics, list_local_statistics, open_fabric
+from lgc.search.runtime.fabric import (
+    average_tensors,
+    broadcast_buffers,
+    keep_statistics,
+    list_local_statistics,
+    open_fabric,
+)
 
 
 class Scaled(nn.Module):
@@ -38,5 +44,9 @@ for buffer in network.buffers():
 model(torch.zeros(2, 3, 5, 5)).sum().backward()
 states = [{name: float(value.flatten()[0]) for name, value in network.named_buffers()}]
 average_tensors(list_local_statistics(network), fabric)
+states.append({name: float(value.flatten()[0]) for name, value in network.named_buffers()})
+for buffer in network.buffers():
+    buffer.fill_(fabric.global_rank + 1)
+broadcast_buffers(network, fabric)
 states.append({name: float(value.flatten()[0]) for name, value in network.named_buffers()})
 torch.save(states, f"{sys.argv[1]}/rank{fabric.global_rank}.pt")

@@ -74,7 +74,7 @@ def test_remark_needs_time_and_waiting(clock, caplog, steps, waited_s, is_last, 
     ],
 )
 def test_advice_is_what_can_help(monkeypatch, workers, is_cached, processes, words):
-    monkeypatch.setattr(data_wait, "count_usable_cores", lambda: 8)
+    monkeypatch.setattr(data_wait, "count_own_cores", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     advice = data_wait.advise_loading(workers, object() if is_cached else FileStore())
     assert all(word in advice for word in words)

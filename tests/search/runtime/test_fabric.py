@@ -63,7 +63,7 @@ def test_two_process_normalisation_equals_joined_batch(tmp_path):
 
 def test_local_statistics_are_averaged(tmp_path):
     run_worker(2, FOLDER / "statistics_worker.py", tmp_path)
-    (first, averaged), (second, other) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    (first, averaged, _), (second, other, sent) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     local, frozen, own = ("1.running_mean", "5.running_mean"), "3.running_mean", "2.scale"
     assert [first[name] for name in (*local, frozen)] == [0, 0, 0]
     assert [second[name] for name in (*local, frozen)] == pytest.approx([0.9, 0.9, 1])  # not the first process's
@@ -72,6 +72,7 @@ def test_local_statistics_are_averaged(tmp_path):
         assert [state[name] for name in local] == pytest.approx([0.45, 0.45])
     assert (averaged[frozen], other[frozen]) == (0, 1)
     assert averaged["1.running_var"] == other["1.running_var"] == pytest.approx(0.45)
+    assert {name: value for name, value in sent.items() if "num_batches" not in name and value != 1} == {}
 
 
 @pytest.mark.slow

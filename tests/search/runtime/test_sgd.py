@@ -30,6 +30,11 @@ def train(network, optimiser, factors):
         optimiser.step()
 
 
+def require_close(network, other):
+    for own, expected in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(own, expected)
+
+
 def are_equal(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
@@ -38,8 +43,7 @@ def test_valid_steps_equal_those_of_torch(network):
     other = copy.deepcopy(network)
     train(network, GuardedSGD(network.parameters(), **SETTINGS), [1.0] * 5)
     train(other, torch.optim.SGD(other.parameters(), **SETTINGS), [1.0] * 5)
-    for own, expected in zip(network.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(own, expected)
+    require_close(network, other)
 
 
 @pytest.mark.parametrize("factor", [0.1, 1.0, 1e6])
@@ -53,8 +57,7 @@ def test_clipped_steps_equal_those_of_torch(network, factor):
     norm = nn.utils.clip_grad_norm_(other.parameters(), 0.5)
     plain.step()
     torch.testing.assert_close(optimiser.norm, norm)
-    for own, expected in zip(network.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(own, expected)
+    require_close(network, other)
 
 
 def test_scaled_gradients_are_clipped_by_their_true_norm(network):
@@ -67,8 +70,7 @@ def test_scaled_gradients_are_clipped_by_their_true_norm(network):
             optimiser.grad_scale, optimiser.found_inf = torch.tensor(scale), torch.tensor(0.0)
         optimiser.step()
         assert hasattr(optimiser, "grad_scale") == bool(index)
-    for own, expected in zip(others[0].parameters(), others[1].parameters(), strict=True):
-        torch.testing.assert_close(own, expected)
+    require_close(others[0], others[1])
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
@@ -96,8 +98,7 @@ def test_state_of_torch_sgd_is_resumed(network):
     resumed.load_state_dict(copy.deepcopy(plain.state_dict()))
     train(network, plain, [1.0] * 3)
     train(other, resumed, [1.0] * 3)
-    for own, expected in zip(other.parameters(), network.parameters(), strict=True):
-        torch.testing.assert_close(own, expected)
+    require_close(other, network)
     before = copy.deepcopy(other)
     train(other, resumed, [math.nan])
     assert are_equal(other, before)
@@ -126,8 +127,7 @@ def test_state_of_another_memory_format_is_laid_out(network, formats):
     resumed.load_state_dict(copy.deepcopy(plain.state_dict()))
     train(network, plain, [1.0] * 3)
     train(other, resumed, [1.0] * 3)
-    for own, expected in zip(other.parameters(), network.parameters(), strict=True):
-        torch.testing.assert_close(own, expected)
+    require_close(other, network)
 
 
 def make_gaps(kind):
