@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lgc import control_groups
 from lgc.search.data.cache.store import FileStore
 from lgc.search.runtime import data_wait
 from lgc.search.runtime.data_wait import DataWait
@@ -74,7 +75,7 @@ def test_remark_needs_time_and_waiting(clock, caplog, steps, waited_s, is_last, 
     ],
 )
 def test_advice_is_what_can_help(monkeypatch, workers, is_cached, processes, words):
-    monkeypatch.setattr(data_wait, "count_own_cores", lambda: 8)
+    monkeypatch.setattr(control_groups, "count_usable_cores", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     advice = data_wait.advise_loading(workers, object() if is_cached else FileStore())
     assert all(word in advice for word in words)
