@@ -156,8 +156,15 @@ def _finish(batches: Iterable[PackedViews], normalisation: Normalisation, device
 
 
 def _prefetch(batches: Generator[Item]) -> Generator[Item]:
-    """Yield batches, each of which a thread prepares while the one before is used."""
+    """Yield batches, each of which a thread prepares while the one before is used.
+
+    The thread computes without helpers. OpenMP's, next to those of the training step, would be more threads than cores,
+    and all of them would then sleep and wake up at the end of every parallel operation.
+    """
     with closing(batches), ThreadPoolExecutor(1, "lgc-batches") as thread:
+        threads = thread.submit(torch.get_num_threads).result()  # a thread's first operation sets its number
+        thread.submit(torch.set_num_threads, 1).result()
+        torch.set_num_threads(threads)  # the last call counts for threads that start later
         following = thread.submit(next, batches, None)
         while (batch := following.result()) is not None:
             following = thread.submit(next, batches, None)

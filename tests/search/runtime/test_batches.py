@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import numpy as np
@@ -13,6 +14,7 @@ from lgc.errors import DataError
 from lgc.models.images import Normalisation
 from lgc.search.data.cache.opening import cache_datasets
 from lgc.search.data.datasets import load_dataset
+from lgc.search.data.views.finishing import ViewFinisher
 from lgc.search.runtime.batches import load_batches, load_single_images
 
 
@@ -77,6 +79,25 @@ def test_threads_change_no_bit(dataset):
     finally:
         torch.set_num_threads(before)
     require_equal(*results)
+
+
+def test_preparing_thread_has_no_helpers_and_others_keep_theirs(dataset, monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    finish = ViewFinisher.finish
+
+    def record(finisher, packed):
+        seen.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+        return finish(finisher, packed)
+
+    monkeypatch.setattr(ViewFinisher, "finish", record)
+    try:
+        torch.set_num_threads(2)
+        collect(dataset)
+        with ThreadPoolExecutor(1) as later:
+            assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
+    assert {*seen} == {(False, 1)}
 
 
 def test_batches_are_views_of_the_dataset(dataset):
