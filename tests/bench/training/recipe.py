@@ -129,7 +129,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of CamVid, 360x480")
     parser.add_argument("--work", type=Path, required=True, help="folder of the trainings, which is kept")
     parser.add_argument("--known", type=Path, metavar="RESULT", help="result whose trainings are not repeated")
-    parser.add_argument("--recipes", nargs="+", default=["baseline", "default"], metavar="NAME")
+    parser.add_argument("--recipes", nargs="*", default=["baseline", "default"], metavar="NAME")
     parser.add_argument(
         "--recipe",
         action="append",
