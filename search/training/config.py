@@ -53,6 +53,8 @@ class TrainConfig(BaseModel):
     batch: Batch = 8
     crop: Crop = None
     seed: Seed = 0
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """Optimiser."""
     lr: Positive = 0.01  # of SGD with momentum 0.9; the decay is polynomial, of power 0.9
     """Learning rate after the warm-up."""
     warm_up: Natural = 1000

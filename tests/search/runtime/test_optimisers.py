@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lgc.search.runtime.sgd import GuardedSGD
+from lgc.search.runtime.optimisers import GuardedSGD
 
 SETTINGS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
 
