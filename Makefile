@@ -52,10 +52,11 @@ bench-data: $(VENV)/.test
 bench-training: $(VENV)/.test $(VENV)/.kornia
 	$(BENCH).training.run $(if $(DATA),--data "$(DATA)") --kornia $(VENV)/kornia --out docs/benchmarks
 
-# Hours: `make bench-recipe DATA=DIR`, DIR being CamVid. The same command again resumes the trainings in WORK.
+# Hours: `make bench-recipe DATA=DIR`, DIR being CamVid. The same command again resumes the trainings in WORK; with
+# KNOWN=FILE, those of a result are not repeated.
 WORK ?= runs/recipe
 bench-recipe: $(VENV)/.test
-	$(BENCH).training.recipe $(if $(DATA),--data "$(DATA)") --work $(WORK) --out docs/benchmarks
+	$(BENCH).training.recipe $(if $(DATA),--data "$(DATA)") $(if $(KNOWN),--known "$(KNOWN)") --work $(WORK) --out docs/benchmarks
 
 # All parts run, even after a failure; the last line states whether anything ran under TensorRT.
 gpu-check: $(VENV)/.gpu

@@ -1,7 +1,8 @@
 """Recipes of training on real CamVid: the same networks and seeds by each recipe, chosen on val, reported on test.
 
 `make bench-recipe DATA=DIR` takes hours. Each finished training is a file in `--work`; run the same command again to
-resume. A recipe is a commit of lgc with options of `lgc-train`. Of the dataset, the result has counts and scores only.
+resume. `--known RESULT` takes over the trainings of a result, e.g. of another machine. A recipe is a commit of lgc with
+options of `lgc-train`. Of the dataset, the result has counts and scores only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lgc.profiler.machine.devices import read_cpu_model
 
 from . import trees
 
@@ -95,6 +98,8 @@ def main() -> None:
         arguments.repository.resolve(),
     )
     recipes = read_recipes(arguments.recipes, arguments.recipe)
+    if arguments.known is not None:
+        take_over(json.loads(arguments.known.read_text()), setting)
     prepare(setting, recipes)
     trainings = [
         Training(recipe, network, seed)
@@ -123,6 +128,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of the result and its page; default: train only")
     parser.add_argument("--data", type=Path, help="folder of CamVid, 360x480")
     parser.add_argument("--work", type=Path, required=True, help="folder of the trainings, which is kept")
+    parser.add_argument("--known", type=Path, metavar="RESULT", help="result whose trainings are not repeated")
     parser.add_argument("--recipes", nargs="+", default=["baseline", "default"], metavar="NAME")
     parser.add_argument(
         "--recipe",
@@ -156,6 +162,19 @@ def read_recipes(names: Sequence[str], others: Sequence[str]) -> dict[str, tuple
         commit, *options = rest.split()
         recipes[name] = (commit, tuple(options))
     return recipes
+
+
+def take_over(result: dict[str, Any], setting: Setting) -> None:
+    """Write the recipes and finished trainings of a result into the work folder; stop if they differ from its own."""
+    setting.work.mkdir(parents=True, exist_ok=True)
+    keep(setting.work / "settings.json", result["settings"])
+    for name, recipe in result["recipes"].items():
+        keep(recipe_path(setting, name), recipe)
+    for row in result["trainings"]:
+        training = Training(row["recipe"], row["network"], row["seed"])
+        path = setting.work / f"{training.name}.json"
+        if not path.exists():
+            write_json(path, row)
 
 
 def prepare(setting: Setting, recipes: dict[str, tuple[str, tuple[str, ...]]]) -> None:
@@ -214,6 +233,7 @@ def run_training(training: Training, setting: Setting) -> str:
         "seed": training.seed,
         "steps": count_steps(setting),
         "threads": setting.threads,
+        "machine": read_cpu_model(),
         "train": select(results["train"], TRAINED),
         **{split: select(results[split], SCORED) for split in SPLITS},
     }

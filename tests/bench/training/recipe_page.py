@@ -97,13 +97,14 @@ def render_page(result: dict[str, Any]) -> str:
         f"{name}: commit {recipe['commit']}{''.join(f' {option}' for option in recipe['options'])}"
         for name, recipe in result["recipes"].items()
     )
+    machines = ", ".join(sorted({row["machine"] for row in result["trainings"]}))
     lines = [
         *page_header(f"Recipes of training: CamVid, {result['name'][-1]}", result),
         "Written by `make bench-recipe DATA=DIR` (`tests/bench/training/recipe.py`), on the "
         f"{result['images']['count']} training images of CamVid ({', '.join(result['images']['formats'])}), which are "
         f"not part of the repository: {settings['epochs']} epochs at {result['name'][-1]}, batch {settings['batch']}, "
-        "from random weights on a CPU. A recipe is chosen by the scores on val; those on test report it. Each "
-        "network is trained alike, with the same seeds; differences from the "
+        f"from random weights on a CPU ({machines}). A recipe is chosen by the scores on val; those on test report "
+        "it. Each network is trained alike, with the same seeds; differences from the "
         f"baseline are paired by seed, with their 95 % interval (Student's t over the seeds). {recipes}.",
         "",
         "`fast-scnn` is the peer; `separable-64` and `residual-32` are forms of a space with a stem to 1/8 and cells "

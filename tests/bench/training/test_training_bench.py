@@ -115,6 +115,18 @@ def test_changed_settings_are_refused(tmp_path: Path):
         recipe.keep(tmp_path / "settings.json", {"epochs": 29})
 
 
+def test_trainings_of_a_result_are_taken_over(tmp_path: Path):
+    setting = recipe.Setting(tmp_path, tmp_path / "work", (192, 256), 8, 30, 1, trees.REPOSITORY)
+    row = {"recipe": "sgd", "network": "fast-scnn", "seed": 1, "test": {"miou": 40.0}}
+    result = {"settings": setting.list_settings(), "recipes": {"sgd": {"commit": "a1", "options": []}}}
+    recipe.take_over({**result, "trainings": [row]}, setting)
+    training = recipe.Training("sgd", "fast-scnn", 1)
+    assert json.loads((setting.work / f"{training.name}.json").read_text()) == row
+    assert recipe.run_training(training, setting).endswith("finished before")
+    with pytest.raises(SystemExit, match="choose another --work"):
+        recipe.take_over({**result, "settings": {"epochs": 29}, "trainings": []}, setting)
+
+
 def test_locked_training_is_left_alone(tmp_path: Path):
     with recipe.lock(tmp_path / "a.lock") as held:
         assert held is not None
