@@ -31,8 +31,8 @@ from ..runtime.fabric import (
     synchronise_norms,
 )
 from ..runtime.metrics_log import Metric, MetricsRecord
-from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.optimisers import GuardedAdamW, GuardedOptimiser, GuardedSGD
+from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import restore_checkpoint, run_steps
 from .auxiliary import TrainingNetwork
 from .config import TrainConfig
