@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class GuardedOptimiser(torch.optim.Optimizer):
-    """What guards an optimiser of torch: clips gradients, and skips the update of a step with NaN or infinite ones.
+    """Guard of an optimiser of torch: it clips gradients, and skips the update of a step with NaN or infinite ones.
 
     The device decides: the host does not wait for a GPU. In fp16, torch's gradient scaler decides on skipping by the
     same means.

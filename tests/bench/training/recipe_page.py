@@ -104,7 +104,7 @@ def render_page(result: dict[str, Any]) -> str:
         f"{result['images']['count']} training images of CamVid ({', '.join(result['images']['formats'])}), which are "
         f"not part of the repository: {settings['epochs']} epochs at {result['name'][-1]}, batch {settings['batch']}, "
         f"from random weights on a CPU ({machines}). A recipe is chosen by the scores on val; those on test report "
-        "it. Each network is trained alike, with the same seeds; differences from the "
+        "it. Each network is trained the same way, with the same seeds; differences from the "
         f"baseline are paired by seed, with their 95 % interval (Student's t over the seeds). {recipes}.",
         "",
         "`fast-scnn` is the peer; `separable-64` and `residual-32` are forms of a space with a stem to 1/8 and cells "
