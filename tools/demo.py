@@ -294,7 +294,7 @@ def _train(state: Demo, on_progress: Callable[[RoundProgress], None]) -> None:
     from ..search.training.config import TrainConfig
     from ..search.training.train import train
 
-    config = TrainConfig(steps=state.steps[1], batch=8, lr=0.02, init="supernet", seed=state.seed)
+    config = TrainConfig(steps=state.steps[1], batch=8, init="supernet", seed=state.seed)
     on_step = make_step_progress("training", on_progress)
     state.trained = train(
         state.run, state.data, config, device=state.target.device, on_step=on_step, log=lambda line: None

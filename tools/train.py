@@ -10,7 +10,7 @@ import typer
 
 from ..device import Device
 from ..errors import UsageError
-from ..search.training.config import DISTILLATION_FIELDS, TrainConfig
+from ..search.training.config import DISTILLATION_FIELDS, LEARNING_RATES, WEIGHT_DECAYS, TrainConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     announce_dataset,
@@ -23,7 +23,7 @@ from .cli.console import (
     say,
     share_cores,
 )
-from .cli.model_options import CACHE_DEFAULT, WORKERS_DEFAULT, add_options
+from .cli.model_options import CACHE_DEFAULT, WORKERS_DEFAULT, add_options, describe_defaults
 from .cli.network_options import OUTPUT_OPTION, NetworkOption
 from .cli.options import (
     DataOption,
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-TRAIN_FIELDS = ("steps", "batch", "crop", "lr", "warm_up", "ohem", "balanced", "aux", "ema", "init", "teacher",
-          "teacher_weight", "temperature", "train_split", "val_interval", "keep", "sync_bn", "precision", "workers",
-          "cache", "seed")  # fmt: skip
+TRAIN_FIELDS = ("steps", "batch", "crop", "optimiser", "lr", "weight_decay", "warm_up", "ohem", "balanced", "aux",
+          "ema", "init", "teacher", "teacher_weight", "temperature", "train_split", "val_interval", "keep", "sync_bn",
+          "precision", "workers", "cache", "seed")  # fmt: skip
 """Fields of `TrainConfig` that are options."""
 
 
@@ -98,6 +98,8 @@ PredictionsOption = Annotated[
     TrainConfig,
     *TRAIN_FIELDS,
     steps="200 epochs",
+    lr=describe_defaults(LEARNING_RATES),
+    weight_decay=describe_defaults(WEIGHT_DECAYS),
     val_interval="a tenth of the steps, at least an epoch",
     workers=WORKERS_DEFAULT,
     cache=CACHE_DEFAULT,

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 BATCH_PER_PROCESS = "batch_per_process"
 """Setting that runs of earlier versions lack: their `batch` is that of each process."""
-LEGACY_SETTINGS: dict[str, dict[str, JsonValue]] = {"train": {"sync_bn": True, "keep": "last"}, "search": {}}
+LEGACY_SETTINGS: dict[str, dict[str, JsonValue]] = {
+    "train": {"sync_bn": True, "keep": "last", "optimiser": "sgd"},
+    "search": {},
+}
 """Stage -> settings that earlier versions lack, with the values that their runs began with and keep."""
 
 
@@ -94,7 +97,7 @@ def resume_settings(
     own = {name: current[name] for name in kind.model_fields if name in current and name not in given}
     if BATCH_PER_PROCESS not in stored and "batch" in given and given["batch"] == stored.get("batch"):
         own["batch"] = current["batch"]
-    expected = {**_list_defaults(kind), **given}
+    expected = _fill_in_defaults(kind, given)
     if BATCH_PER_PROCESS not in stored and not name_result(path, stage).exists():
         log(
             f"{path} was begun by an earlier version, whose random views were others: its remaining ones are this one's"
@@ -105,12 +108,19 @@ def resume_settings(
     return {**given, **own}
 
 
-def _list_defaults(kind: type[BaseModel]) -> dict[str, JsonValue]:
-    """Return the default of each field that has one, as JSON values."""
+def _fill_in_defaults(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given settings, and the others' defaults as JSON values; those without a default are left out."""
     from pydantic_core import to_jsonable_python
 
-    fields = kind.model_fields.items()
-    return {name: to_jsonable_python(field.default) for name, field in fields if not field.is_required()}
+    filled: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        if name in given:
+            filled[name] = given[name]
+        elif not field.is_required():
+            # Some defaults depend on the settings before them.
+            default = field.get_default(call_default_factory=True, validated_data=filled)
+            filled[name] = to_jsonable_python(default)
+    return filled
 
 
 def _describe(name: str, settings: Mapping[str, JsonValue]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..config import SearchConfig
 from ..runtime.fabric import average_gradients
-from ..runtime.sgd import GuardedSGD
+from ..runtime.optimisers import GuardedSGD
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

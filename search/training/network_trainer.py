@@ -31,8 +31,8 @@ from ..runtime.fabric import (
     synchronise_norms,
 )
 from ..runtime.metrics_log import Metric, MetricsRecord
+from ..runtime.optimisers import GuardedAdamW, GuardedOptimiser, GuardedSGD
 from ..runtime.run_folder import OnStep, RunFolder
-from ..runtime.sgd import GuardedSGD
 from ..runtime.training_loop import restore_checkpoint, run_steps
 from .auxiliary import TrainingNetwork
 from .config import TrainConfig
@@ -143,10 +143,9 @@ class NetworkTrainer:
         self._probe_s = self._probed_at = 0.0  # duration and end of the last probe of trained weights
         self._has_skipped = False
         self._infinite = copy_infinite_tensors(network)
-        groups = split_decay_groups(network, config.weight_decay)
-        self._sgd = GuardedSGD(groups, config.lr, MOMENTUM, max_norm=MAX_GRADIENT_NORM)
+        self._unwrapped = make_optimiser(network, config)
         # Fabric's wrappers compute in its precision and average gradients over its processes.
-        self._model, self._optimiser = fabric.setup(network, self._sgd)
+        self._model, self._optimiser = fabric.setup(network, self._unwrapped)
         self._model.train()
         self._local_statistics = list_local_statistics(network)
         self._average = WeightAverage(network.network, config.ema) if config.ema else None
@@ -163,7 +162,7 @@ class NetworkTrainer:
         config, fabric = self.config, self.fabric
         images, labels = batch
         lr = config.lr * config.factor(self.step)
-        for group in self._sgd.param_groups:
+        for group in self._unwrapped.param_groups:
             group["lr"] = lr
         torch.manual_seed(_seed_step(config.seed, self.step, fabric.global_rank))
         logits, auxiliary = self._model(images)
@@ -180,7 +179,7 @@ class NetworkTrainer:
         self._optimiser.zero_grad(set_to_none=True)
         fabric.backward(total)
         self._optimiser.step()
-        record["gradient_norm"], record["skipped"] = self._sgd.norm, self._sgd.skipped
+        record["gradient_norm"], record["skipped"] = self._unwrapped.norm, self._unwrapped.skipped
         average_tensors(self._local_statistics, fabric)
         if self._average is not None:
             self._average.update(self.step)
@@ -242,7 +241,7 @@ class NetworkTrainer:
             "step": self.step,
             "seconds": self.seconds,
             "trainee": state,
-            "optimiser": self._sgd.state_dict(),
+            "optimiser": self._unwrapped.state_dict(),
             "mean": None if self._average is None else self._average.network.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
         }
@@ -290,7 +289,7 @@ class NetworkTrainer:
         if self._probe is not None and "trained_probe" in state:
             trained = self._probe_weights(self._probe)
             self._require_probe(state["trained_probe"], trained, f"with the weights of step {self.step}")
-        self._sgd.load_state_dict(state["optimiser"])
+        self._unwrapped.load_state_dict(state["optimiser"])
         if self._average is not None:
             assert state["mean"] is not None  # the run folder's settings include the average
             self._average.network.load_state_dict(state["mean"])
@@ -351,6 +350,14 @@ def _autotune_kernels() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+def make_optimiser(network: nn.Module, config: TrainConfig) -> GuardedOptimiser:
+    """Return the optimiser of a network's weights."""
+    groups = split_decay_groups(network, config.weight_decay)
+    if config.optimiser == "adamw":
+        return GuardedAdamW(groups, config.lr, config.weight_decay, max_norm=MAX_GRADIENT_NORM)
+    return GuardedSGD(groups, config.lr, MOMENTUM, max_norm=MAX_GRADIENT_NORM)
 
 
 def split_decay_groups(network: nn.Module, weight_decay: float) -> ParamsT:

@@ -45,6 +45,11 @@ def add_options(model: type[BaseModel], *fields: str, **computed: str) -> Callab
     return decorate
 
 
+def describe_defaults(values: Mapping[str, float]) -> str:
+    """Return the description of a default that depends on another option: value of that option -> default."""
+    return ", ".join(f"{value:g} with {name}" for name, value in values.items())
+
+
 def _make_parameter(name: str, schema: Mapping[str, Any], show_default: str | bool) -> inspect.Parameter:
     """Return the parameter of a command that typer turns into the option of a field with this JSON schema."""
     (value,) = (part for part in schema.get("anyOf", [schema]) if part["type"] != "null")

@@ -35,7 +35,7 @@ def compare_outputs(scratch: Path) -> dict[str, Any]:
         run = scratch / f"outputs-{seed}"
         architecture = space.sample(seed)
         architecture.save(run / "architecture.json")
-        train(run, data, TrainConfig(steps=STEPS, batch=8, lr=0.05, warm_up=20, seed=seed))
+        train(run, data, TrainConfig(steps=STEPS, batch=8, optimiser="sgd", lr=0.05, warm_up=20, seed=seed))
         weights = load_weights(run / "weights.safetensors", architecture)
         network = Network(architecture, weights, "dense", images=tuple(training[:CALIBRATION]))
         for precision in ("fp32", "fp16", "int8"):

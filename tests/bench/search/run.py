@@ -234,7 +234,9 @@ def search_and_train(setting: Setting, name: str, seed: int, switches: dict[str,
 
 def train_from_scratch(setting: Setting, architecture: Path, seed: int) -> tuple[float, float]:
     """Train an architecture from scratch with the common settings; return mIoU and seconds."""
-    config = TrainConfig(steps=setting.train_steps, batch=setting.batch, lr=0.05, warm_up=20, seed=seed)
+    config = TrainConfig(
+        steps=setting.train_steps, batch=setting.batch, optimiser="sgd", lr=0.05, warm_up=20, seed=seed
+    )
     out = architecture.parent / f"training-{seed}"
     result = train(architecture.parent, setting.data, config, out=out)
     return float(result.miou), result.seconds

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 class BareLoop:
     """Network, optimiser and moving average of a training; `network` returns logits and a dictionary of auxiliary ones.
 
-    Channels-last memory where it is faster, SGD over lists of tensors, an average by one `lerp`
+    Channels-last memory where it is faster, fused AdamW, an average by one `lerp`
     and the value of the loss every `LOG_EVERY` steps.
     """
 
@@ -30,7 +30,7 @@ class BareLoop:
             network.to(memory_format=torch.channels_last)
         decayed, rest = ([p for p in network.parameters() if (p.ndim > 1) == many] for many in (True, False))
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.SGD(groups, config.lr, momentum=0.9, foreach=True)
+        self.optimiser = torch.optim.AdamW(groups, config.lr, fused=True)
         self.average = copy.deepcopy(main).eval().requires_grad_(False)
         pairs = list(zip(self.average.state_dict().values(), main.state_dict().values(), strict=True))
         self.floats = [[*part] for part in zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)]

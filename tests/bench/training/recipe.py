@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import math
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -194,6 +196,7 @@ def prepare(setting: Setting, recipes: dict[str, tuple[str, tuple[str, ...]]]) -
             print(f"recipe {name}: HEAD, without the uncommitted changes", file=sys.stderr)
         commit = trees.resolve_commit(commit, setting.repository)
         keep(path, {"commit": commit, "options": list(options)})
+        trees.check_out(commit, setting.work / "trees", setting.repository)  # once, before several trainings need it
 
 
 def recipe_path(setting: Setting, recipe: str) -> Path:
@@ -235,6 +238,7 @@ def run_training(training: Training, setting: Setting) -> str:
         "threads": setting.threads,
         "machine": read_cpu_model(),
         "train": select(results["train"], TRAINED),
+        "gradient_norm": describe_norms(run / "train.jsonl"),
         **{split: select(results[split], SCORED) for split in SPLITS},
     }
     write_json(path, content)
@@ -290,6 +294,15 @@ def call(training: Training, setting: Setting, commit: str, held: int, *argument
         raise TrainingFailedError(f"{training.name}: exit code {done.returncode}, see {log}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
+
+
+def describe_norms(log: Path) -> dict[str, float] | None:
+    """Return median, 99th percentile and maximum of the steps' gradient norms; None if the version logs none."""
+    records = map(json.loads, log.read_text().splitlines())
+    norms = sorted(record["gradient_norm"] for record in records if "gradient_norm" in record)
+    if not norms:
+        return None
+    return {"median": statistics.median(norms), "p99": norms[math.ceil(0.99 * len(norms)) - 1], "max": norms[-1]}
 
 
 def select(result: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def render_page(result: dict[str, Any]) -> str:
         f"{result['images']['count']} training images of CamVid ({', '.join(result['images']['formats'])}), which are "
         f"not part of the repository: {settings['epochs']} epochs at {result['name'][-1]}, batch {settings['batch']}, "
         f"from random weights on a CPU ({machines}). A recipe is chosen by the scores on val; those on test report "
-        "it. Each network is trained alike, with the same seeds; differences from the "
+        "it. Each network is trained the same way, with the same seeds; differences from the "
         f"baseline are paired by seed, with their 95 % interval (Student's t over the seeds). {recipes}.",
         "",
         "`fast-scnn` is the peer; `separable-64` and `residual-32` are forms of a space with a stem to 1/8 and cells "
@@ -113,6 +113,7 @@ def render_page(result: dict[str, Any]) -> str:
     ]
     for split in SPLITS:
         lines += _table(split, result["summary"])
+    lines += _list_norms(result["trainings"])
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -128,6 +129,31 @@ def _table(split: str, summary: dict[str, dict[str, Any]]) -> list[str]:
             f"| {_difference(row[f'{split}_pixel_accuracy'])} |"
             for network, recipes in summary.items()
             for recipe, row in recipes.items()
+        ),
+        "",
+    ]
+
+
+def _list_norms(trainings: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the section on gradient norms; nothing if no training logged them."""
+    norms: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for row in trainings:
+        if row.get("gradient_norm"):
+            norms.setdefault((row["network"], row["recipe"]), []).append(row["gradient_norm"])
+    if not norms:
+        return []
+    return [
+        "## Gradient norms",
+        "",
+        "Norm of all gradients of a step, before clipping; mean over the seeds of median and 99th percentile, and the "
+        "largest of all.",
+        "",
+        "| network | recipe | median | 99th percentile | maximum |",
+        "|" + " --- |" * 5,
+        *(
+            f"| {network} | {recipe} | {statistics.mean(row['median'] for row in rows):.1f} "
+            f"| {statistics.mean(row['p99'] for row in rows):.1f} | {max(row['max'] for row in rows):.1f} |"
+            for (network, recipe), rows in norms.items()
         ),
         "",
     ]

@@ -127,6 +127,17 @@ def test_trainings_of_a_result_are_taken_over(tmp_path: Path):
         recipe.take_over({**result, "settings": {"epochs": 29}, "trainings": []}, setting)
 
 
+def test_gradient_norms_are_described(tmp_path: Path):
+    lines = [json.dumps({"step": step, "gradient_norm": float(step + 1)}) for step in range(200)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
+    norms = recipe.describe_norms(tmp_path / "train.jsonl")
+    assert norms == {"median": 100.5, "p99": 198.0, "max": 200.0}
+    row = {"network": "net", "recipe": "sgd", "gradient_norm": norms}
+    assert recipe_page._list_norms([row, row])[-2] == "| net | sgd | 100.5 | 198.0 | 200.0 |"
+    (tmp_path / "train.jsonl").write_text('{"step": 0}\n')
+    assert recipe.describe_norms(tmp_path / "train.jsonl") is None
+
+
 def test_locked_training_is_left_alone(tmp_path: Path):
     with recipe.lock(tmp_path / "a.lock") as held:
         assert held is not None

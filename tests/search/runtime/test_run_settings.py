@@ -49,7 +49,7 @@ def test_omitted_settings_are_the_runs_own(begin, stored):
     assert config.sync_bn is (stored is OLD)
     *begun, line = lines
     assert ["begun by an earlier version" in remark for remark in begun] == [True] * (stored is OLD)
-    assert line.startswith(f"{begin(stored)} keeps the settings that it began with: crop [16, 32], lr 0.5")
+    assert line.startswith(f"{begin(stored)} keeps the settings that it began with: crop [16, 32], optimiser 'sgd', lr")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_resumed_training_is_bit_identical(run, scenes, tmp_path, monkeypatch):
     states = [load_checkpoint(tmp_path / name, "train") for name in ("whole", "cut")]
     for part in ("trainee", "mean"):
         require_equal_tensors(states[0][part], states[1][part])
-    momenta = [[entry["momentum_buffer"] for entry in state["optimiser"]["state"].values()] for state in states]
+    momenta = [[entry["exp_avg_sq"] for entry in state["optimiser"]["state"].values()] for state in states]
     assert all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
 
 
@@ -118,7 +118,7 @@ def test_nan_loss_keeps_last_checkpoint(run, scenes, monkeypatch):
         return [loss * (float("nan") if calls > 3 else 1.0) for loss in real(*arguments)]
 
     monkeypatch.setattr(SegmentationLoss, "__call__", broken)
-    with pytest.raises(TrainingError, match=r"loss is nan at step 3; .* a lower --lr than 0\.01$") as error:
+    with pytest.raises(TrainingError, match=r"loss is nan at step 3; .* a lower --lr than 0\.002$") as error:
         train(run, scenes, CONFIG)
     assert error.value.exit_code == 1
     state = load_checkpoint(run, "train")
@@ -301,6 +301,15 @@ def test_non_finite_weights_are_named(run, scenes, call):
         ("lgc-bench", run),
     ):
         assert "weights.safetensors: tensor head.1.bias has NaN values (1 of 11)" in call(*command).refusal(command[0])
+
+
+def test_learning_rate_and_decay_are_those_of_the_optimiser():
+    default, sgd = TrainConfig(steps=1), TrainConfig(steps=1, optimiser="sgd")
+    assert (default.optimiser, default.lr, default.weight_decay) == ("adamw", 2e-3, 0.01)
+    assert (sgd.lr, sgd.weight_decay) == (0.01, 5e-4)
+    assert TrainConfig(steps=1, optimiser="sgd", lr=0.3).lr == 0.3
+    with pytest.raises(ValueError, match="'adamw' or 'sgd'"):
+        TrainConfig(steps=1, optimiser="adam")
 
 
 def test_norms_and_biases_have_no_decay(street_space):

@@ -52,13 +52,13 @@ def torchrun(*arguments, folder):
 def test_two_process_training_equals_single_process(run, scenes, tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     done = torchrun(
-        *(tmp_path / "worker.py", run, "--data", scenes, "--steps", 5, "--batch", 4, "--lr", 0.05, "--json"),
+        *(tmp_path / "worker.py", run, "--data", scenes, "--steps", 5, "--batch", 4, "--json"),
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)  # one object: only the first process prints
     assert (result["processes"], result["batch"], result["batch_per_process"]) == (2, 4, 2)
-    whole = train(run, scenes, TrainConfig(steps=5, batch=4, lr=0.05), out=tmp_path / "whole")
+    whole = train(run, scenes, TrainConfig(steps=5, batch=4), out=tmp_path / "whole")
     logs = [read_log(folder, "train") for folder in (run, tmp_path / "whole")]
     for name in ("loss", "aux_loss", "lr"):
         double, single = ([record[name] for record in log] for log in logs)

@@ -1,23 +1,35 @@
-"""SGD that skips updates by invalid gradients, and otherwise equals torch's."""
+"""Optimisers that skip updates by invalid gradients, and otherwise equal torch's."""
 
 from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from lgc.search.runtime.sgd import GuardedSGD
+from lgc.search.runtime.optimisers import GuardedAdamW, GuardedSGD
 
-SETTINGS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
+OPTIMISERS = {
+    "sgd": (GuardedSGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}),
+    "adamw": (GuardedAdamW, torch.optim.AdamW, {"lr": 0.1, "weight_decay": 1e-1}),
+}
+"""Name -> guarded optimiser, torch's, settings of both."""
+
+
+@pytest.fixture(params=OPTIMISERS)
+def optimisers(request):
+    """Return a function that makes the guarded optimiser of parameters, and one for torch's."""
+    guarded, plain, settings = OPTIMISERS[request.param]
+    return partial(guarded, **settings), partial(plain, **settings)
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
 
 
 def train(network, optimiser, factors):
@@ -39,19 +51,19 @@ def are_equal(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_valid_steps_equal_those_of_torch(network):
+def test_valid_steps_equal_those_of_torch(network, optimisers):
     other = copy.deepcopy(network)
-    train(network, GuardedSGD(network.parameters(), **SETTINGS), [1.0] * 5)
-    train(other, torch.optim.SGD(other.parameters(), **SETTINGS), [1.0] * 5)
+    train(network, optimisers[0](network.parameters()), [1.0] * 5)
+    train(other, optimisers[1](other.parameters()), [1.0] * 5)
     require_close(network, other)
 
 
 @pytest.mark.parametrize("factor", [0.1, 1.0, 1e6])
-def test_clipped_steps_equal_those_of_torch(network, factor):
+def test_clipped_steps_equal_those_of_torch(network, optimisers, factor):
     other = copy.deepcopy(network)
-    optimiser = GuardedSGD(network.parameters(), **SETTINGS, max_norm=0.5)
+    optimiser = optimisers[0](network.parameters(), max_norm=0.5)
     train(network, optimiser, [factor])
-    plain = torch.optim.SGD(other.parameters(), **SETTINGS)
+    plain = optimisers[1](other.parameters())
     torch.manual_seed(1)
     (factor * other[:2](torch.randn(2, 3, 5, 5)).square().mean()).backward()
     norm = nn.utils.clip_grad_norm_(other.parameters(), 0.5)
@@ -60,10 +72,10 @@ def test_clipped_steps_equal_those_of_torch(network, factor):
     require_close(network, other)
 
 
-def test_scaled_gradients_are_clipped_by_their_true_norm(network):
+def test_scaled_gradients_are_clipped_by_their_true_norm(network, optimisers):
     others = [copy.deepcopy(network) for _ in range(2)]
     for index, (other, scale) in enumerate(zip(others, (1.0, 1024.0), strict=True)):
-        optimiser = GuardedSGD(other.parameters(), **SETTINGS, max_norm=0.5)
+        optimiser = optimisers[0](other.parameters(), max_norm=0.5)
         torch.manual_seed(1)
         (scale * 1e3 * other(torch.randn(2, 3, 5, 5)).square().mean()).backward()
         if index:  # what torch's gradient scaler sets
@@ -75,26 +87,27 @@ def test_scaled_gradients_are_clipped_by_their_true_norm(network):
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 @pytest.mark.parametrize("first", [0, 2])
-def test_invalid_gradients_change_nothing(network, factor, first):
-    optimiser = GuardedSGD(network.parameters(), **SETTINGS)
+def test_invalid_gradients_change_nothing(network, optimisers, factor, first):
+    optimiser = optimisers[0](network.parameters())
     train(network, optimiser, [1.0] * first)
     before, state = copy.deepcopy(network), copy.deepcopy(optimiser.state_dict()["state"])
     train(network, optimiser, [factor] * 3)
     assert optimiser.skipped == 3
     assert are_equal(network, before)
     for index, values in optimiser.state_dict()["state"].items():
-        assert torch.equal(values["momentum_buffer"], state[index]["momentum_buffer"])
+        for name, value in values.items():
+            assert torch.equal(value, state[index][name] if index in state else torch.zeros_like(value))
     train(network, optimiser, [1.0])
     assert optimiser.skipped == 0
     assert not are_equal(network, before)
     assert all(bool(p.isfinite().all()) for p in network.parameters())
 
 
-def test_state_of_torch_sgd_is_resumed(network):
-    plain = torch.optim.SGD(network.parameters(), **SETTINGS)
+def test_state_of_torch_sgd_is_resumed(network, optimisers):
+    plain = optimisers[1](network.parameters())
     train(network, plain, [1.0])  # without a momentum of the last layer
     other = copy.deepcopy(network)
-    resumed = GuardedSGD(other.parameters(), **SETTINGS)
+    resumed = optimisers[0](other.parameters())
     resumed.load_state_dict(copy.deepcopy(plain.state_dict()))
     train(network, plain, [1.0] * 3)
     train(other, resumed, [1.0] * 3)
@@ -104,9 +117,9 @@ def test_state_of_torch_sgd_is_resumed(network):
     assert are_equal(other, before)
 
 
-def test_complex_parameters_are_guarded_too():
+def test_complex_parameters_are_guarded_too(optimisers):
     network = nn.ParameterList([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
-    optimiser = GuardedSGD(network.parameters(), **SETTINGS)
+    optimiser = optimisers[0](network.parameters())
     (network[0].abs().sum() * math.nan).backward()
     optimiser.step()
     assert torch.equal(network[0].detach(), torch.ones(2, dtype=torch.complex64))
@@ -117,13 +130,13 @@ def test_complex_parameters_are_guarded_too():
 
 
 @pytest.mark.parametrize("formats", [(torch.contiguous_format, torch.channels_last), (torch.channels_last,) * 2])
-def test_state_of_another_memory_format_is_laid_out(network, formats):
+def test_state_of_another_memory_format_is_laid_out(network, optimisers, formats):
     before, after = formats
     network.to(memory_format=before)
-    plain = torch.optim.SGD(network.parameters(), **SETTINGS)
+    plain = optimisers[1](network.parameters())
     train(network, plain, [1.0] * 2)
     other = copy.deepcopy(network).to(memory_format=after)
-    resumed = GuardedSGD(other.parameters(), **SETTINGS)
+    resumed = optimisers[0](other.parameters())
     resumed.load_state_dict(copy.deepcopy(plain.state_dict()))
     train(network, plain, [1.0] * 3)
     train(other, resumed, [1.0] * 3)
@@ -136,11 +149,11 @@ def make_gaps(kind):
 
 
 @pytest.mark.parametrize("kind", ["column slice", "every second", "transposed", "dense"])
-def test_parameters_with_gaps_in_memory(kind):
+def test_parameters_with_gaps_in_memory(optimisers, kind):
     own, other = (nn.Parameter(make_gaps(kind)) for _ in range(2))
     for parameter, optimiser in (
-        (own, GuardedSGD([own], **SETTINGS)),
-        (other, torch.optim.SGD([other], **SETTINGS, foreach=False)),
+        (own, optimisers[0]([own])),
+        (other, optimisers[1]([other], foreach=False)),
     ):
         for _ in range(3):
             optimiser.zero_grad()

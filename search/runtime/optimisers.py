@@ -1,4 +1,4 @@
-"""Stochastic gradient descent that survives a step whose gradients explode or overflow."""
+"""Optimisers that survive a step whose gradients explode or overflow."""
 
 from __future__ import annotations
 
@@ -13,30 +13,21 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT, StateDict
 
 
-class GuardedSGD(torch.optim.SGD):
-    """SGD with momentum that clips gradients, and skips the update of a step whose gradients are NaN or infinite.
+class GuardedOptimiser(torch.optim.Optimizer):
+    """Guard of an optimiser of torch: it clips gradients, and skips the update of a step with NaN or infinite ones.
 
     The device decides: the host does not wait for a GPU. In fp16, torch's gradient scaler decides on skipping by the
     same means.
-
-    Args:
-        params: parameters, or groups of them.
-        lr: learning rate.
-        momentum: momentum.
-        weight_decay: weight decay.
-        max_norm: norm of all gradients together above which they are scaled down to it.
 
     Attributes:
         norm: norm of the gradients of the last step before clipping, a scalar on the device.
         skipped: number of updates skipped in a row up to the last one, a scalar on the device.
     """
 
-    def __init__(
-        self, params: ParamsT, lr: float, momentum: float, weight_decay: float = 0.0, max_norm: float = math.inf
-    ) -> None:
-        super().__init__(params, lr, momentum, weight_decay=weight_decay)
+    def _guard(self, max_norm: float) -> None:
+        """Prepare, after torch's constructor."""
         parameters = [p for group in self.param_groups for p in group["params"]]
-        # torch's fused kernel has no complex numbers, and walks through memory as if it had no gaps.
+        # torch's fused kernels have no complex numbers, and walk through memory as if it had no gaps.
         self._is_fused = all(p.is_floating_point() and _has_layout(torch.empty_like(p), p) for p in parameters)
         self._step_supports_amp_scaling = self._is_fused
         self._max_norm = max_norm
@@ -44,22 +35,20 @@ class GuardedSGD(torch.optim.SGD):
         self._prepare()
 
     def _prepare(self) -> None:
-        """Select the fused kernel, begin with a momentum of 0, and lay out momentums like their parameters.
+        """Select the fused kernel, and lay out the state like its parameters.
 
-        A skipped first step would leave the kernel's own momentum uninitialised. A checkpoint may hold momentums in
-        another memory format, which the kernel would pair with other weights.
+        A checkpoint may hold it in another memory format, in which the kernel would pair it with other weights.
         """
         for group in self.param_groups:
             group["fused"] = self._is_fused or None
             for parameter in group["params"]:
-                state = self.state[parameter]
-                if (momentum := state.get("momentum_buffer")) is None:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                elif not _has_layout(momentum, parameter):
-                    state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+                state = self.state.get(parameter, {})
+                for name, value in state.items():
+                    if value.shape == parameter.shape and not _has_layout(value, parameter):
+                        state[name] = torch.empty_like(parameter).copy_(value)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Load a state, also of torch's SGD."""
+        """Load a state, also of torch's own optimiser."""
         super().load_state_dict(state_dict)
         self._prepare()
 
@@ -89,6 +78,48 @@ class GuardedSGD(torch.optim.SGD):
             for name, value in scaler.items():
                 if value is None:
                     delattr(self, name)
+
+
+class GuardedSGD(GuardedOptimiser, torch.optim.SGD):
+    """SGD with momentum, guarded.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        momentum: momentum.
+        weight_decay: weight decay.
+        max_norm: norm of all gradients together above which they are scaled down to it.
+    """
+
+    def __init__(
+        self, params: ParamsT, lr: float, momentum: float, weight_decay: float = 0.0, max_norm: float = math.inf
+    ) -> None:
+        super().__init__(params, lr, momentum, weight_decay=weight_decay)
+        self._guard(max_norm)
+
+    def _prepare(self) -> None:
+        """Also begin with a momentum of 0: a skipped first step would leave the kernel's own uninitialised."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+        super()._prepare()
+
+
+class GuardedAdamW(GuardedOptimiser, torch.optim.AdamW):
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), guarded.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        weight_decay: decoupled weight decay.
+        max_norm: norm of all gradients together above which they are scaled down to it.
+    """
+
+    def __init__(self, params: ParamsT, lr: float, weight_decay: float, max_norm: float = math.inf) -> None:
+        super().__init__(params, lr, weight_decay=weight_decay)
+        self._guard(max_norm)
 
 
 def _lay_out_gradient(parameter: Tensor) -> Tensor:
