@@ -27,7 +27,8 @@ def write_recipes(work: Path, out: Path, data: Path) -> None:
     images = [pair.image for pair in load_dataset(data, "train").pairs]
     target = Target("cpu", "torch")
     settings = json.loads((work / "settings.json").read_text())
-    trainings = sorted(map(read_training, work.glob("*-seed-*.json")), key=lambda row: row["seed"])
+    trainings = [read_training(path) for path in sorted(work.glob("*-seed-*.json"))]
+    trainings.sort(key=lambda row: (row["network"], row["recipe"], row["seed"]))
     size = "x".join(map(str, settings["input"]))
     result = {
         "name": ["recipe", "camvid", size],
