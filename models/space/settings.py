@@ -143,9 +143,11 @@ def format_validation_error(error: ValidationError, format_field: Callable[[str]
         format_field: Converts a dotted field name to the caller's notation, e.g. a command-line option.
     """
     problems = []
-    for detail in error.errors()[:3]:
+    # A default that depends on an invalid field is no problem of its own.
+    details = [detail for detail in error.errors() if detail["type"] != "default_factory_not_called"]
+    for detail in details[:3]:
         field = ".".join(str(part) for part in detail["loc"])
         message = detail["msg"].removeprefix("Value error, ")
         problems.append(f"{format_field(field)}: {message}" if field else message)
-    more = error.error_count() - len(problems)
+    more = len(details) - len(problems)
     return "; ".join(problems) + (f"; and {more} more" if more > 0 else "")

@@ -155,6 +155,18 @@ def _finish(batches: Iterable[PackedViews], normalisation: Normalisation, device
         yield finisher.finish(packed)
 
 
+def _limit_to_one(thread: ThreadPoolExecutor) -> None:
+    """Let a thread compute without helpers; all others, and those that start later, keep their numbers.
+
+    A number belongs to the thread that sets it, but threads that start later get the one that was set last.
+    """
+    with ThreadPoolExecutor(1) as other:
+        later = other.submit(torch.get_num_threads).result()
+        thread.submit(torch.get_num_threads).result()  # the first operation of a thread would set its number
+        thread.submit(torch.set_num_threads, 1).result()
+        other.submit(torch.set_num_threads, later).result()
+
+
 def _prefetch(batches: Generator[Item]) -> Generator[Item]:
     """Yield batches, each of which a thread prepares while the one before is used.
 
@@ -162,9 +174,7 @@ def _prefetch(batches: Generator[Item]) -> Generator[Item]:
     and all of them would then sleep and wake up at the end of every parallel operation.
     """
     with closing(batches), ThreadPoolExecutor(1, "lgc-batches") as thread:
-        threads = thread.submit(torch.get_num_threads).result()  # a thread's first operation sets its number
-        thread.submit(torch.set_num_threads, 1).result()
-        torch.set_num_threads(threads)  # the last call counts for threads that start later
+        _limit_to_one(thread)
         following = thread.submit(next, batches, None)
         while (batch := following.result()) is not None:
             following = thread.submit(next, batches, None)

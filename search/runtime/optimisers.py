@@ -43,6 +43,8 @@ class GuardedOptimiser(torch.optim.Optimizer):
             group["fused"] = self._is_fused or None
             for parameter in group["params"]:
                 state = self.state.get(parameter, {})
+                if self._is_fused and "step" in state:  # torch's AdamW counts on the host if it is not fused
+                    state["step"] = state["step"].to(parameter.device, torch.float32)
                 for name, value in state.items():
                     if value.shape == parameter.shape and not _has_layout(value, parameter):
                         state[name] = torch.empty_like(parameter).copy_(value)

@@ -39,9 +39,10 @@ Seed = Annotated[int, Field(ge=0, description="Random seed.")]
 MIN_LOCAL_BATCH = 4
 """Fewest images over which a process may normalise on its own."""
 Optimiser = Literal["adamw", "sgd"]
-LEARNING_RATES: dict[str, float] = {"adamw": 2e-3, "sgd": 0.01}
+ADAMW: Optimiser = "adamw"
+LEARNING_RATES: dict[str, float] = {ADAMW: 2e-3, "sgd": 0.01}
 """Optimiser -> default learning rate."""
-WEIGHT_DECAYS: dict[str, float] = {"adamw": 0.01, "sgd": 5e-4}
+WEIGHT_DECAYS: dict[str, float] = {ADAMW: 0.01, "sgd": 5e-4}
 """Optimiser -> default weight decay."""
 SCRATCH, SUPERNET = "scratch", "supernet"
 DISTILLATION_FIELDS = {"teacher", "teacher_weight", "temperature"}
@@ -58,13 +59,13 @@ class TrainConfig(BaseModel):
     batch: Batch = 8
     crop: Crop = None
     seed: Seed = 0
-    optimiser: Optimiser = "adamw"
+    optimiser: Optimiser = ADAMW
     """Optimiser; SGD has momentum 0.9."""
-    lr: Positive = Field(default_factory=lambda settings: LEARNING_RATES[settings["optimiser"]])
+    lr: Positive = Field(default_factory=lambda settings: LEARNING_RATES[settings.get("optimiser", ADAMW)])
     """Learning rate after the warm-up."""  # the decay is polynomial, of power 0.9
     warm_up: Natural = 1000
     """LR warm-up steps, capped at 10 % of --steps."""
-    weight_decay: NonNegative = Field(default_factory=lambda settings: WEIGHT_DECAYS[settings["optimiser"]])
+    weight_decay: NonNegative = Field(default_factory=lambda settings: WEIGHT_DECAYS[settings.get("optimiser", ADAMW)])
     """Weight decay of convolutions; norms and biases have none."""
     ohem: bool = True
     """Train on hard pixels only."""

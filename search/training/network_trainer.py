@@ -35,7 +35,7 @@ from ..runtime.optimisers import GuardedAdamW, GuardedOptimiser, GuardedSGD
 from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import restore_checkpoint, run_steps
 from .auxiliary import TrainingNetwork
-from .config import TrainConfig
+from .config import ADAMW, TrainConfig
 from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
 from .losses import SegmentationLoss
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 MOMENTUM = 0.9
 MAX_GRADIENT_NORM = 35.0
-"""Norm of all gradients above which they are clipped: MMDetection's for SGD. Ordinary steps stay below 15."""
+"""Norm of all gradients above which they are clipped: MMDetection's for SGD."""
 MAX_SKIPPED = 20
 """Updates skipped in a row, because gradients are NaN or infinite, after which a training ends; fp16 starts so."""
 _LOG = logging.getLogger("lgc.training")
@@ -273,7 +273,7 @@ class NetworkTrainer:
         """Load a snapshot.
 
         Raises:
-            FileFormatError: the snapshot belongs to a different network.
+            FileFormatError: the snapshot belongs to a different network or optimiser.
             MismatchError: the network has the same weights, but computes something else.
         """
         self.step, self.seconds = state["step"], float(state["seconds"])
@@ -289,7 +289,13 @@ class NetworkTrainer:
         if self._probe is not None and "trained_probe" in state:
             trained = self._probe_weights(self._probe)
             self._require_probe(state["trained_probe"], trained, f"with the weights of step {self.step}")
-        self._unwrapped.load_state_dict(state["optimiser"])
+        try:
+            self._unwrapped.load_state_dict(state["optimiser"])
+        except (KeyError, ValueError) as error:
+            raise FileFormatError(
+                f"the checkpoint is not one of --optimiser {self.config.optimiser}: pass the other one, or choose "
+                "another folder with --out"
+            ) from error
         if self._average is not None:
             assert state["mean"] is not None  # the run folder's settings include the average
             self._average.network.load_state_dict(state["mean"])
@@ -355,7 +361,7 @@ def _autotune_kernels() -> Iterator[None]:
 def make_optimiser(network: nn.Module, config: TrainConfig) -> GuardedOptimiser:
     """Return the optimiser of a network's weights."""
     groups = split_decay_groups(network, config.weight_decay)
-    if config.optimiser == "adamw":
+    if config.optimiser == ADAMW:
         return GuardedAdamW(groups, config.lr, config.weight_decay, max_norm=MAX_GRADIENT_NORM)
     return GuardedSGD(groups, config.lr, MOMENTUM, max_norm=MAX_GRADIENT_NORM)
 

@@ -72,7 +72,7 @@ def test_search_losses_equal_cpu(precision, scenes, predictor, on_cpu, tmp_path)
 def test_training_losses_equal_cpu(precision, scenes, on_cpu, tmp_path):
     disable_tf32()
     ARCHITECTURE.save(tmp_path / "architecture.json")
-    config = TrainConfig(steps=STEPS, batch=4, lr=3e-3)
+    config = TrainConfig(steps=STEPS, batch=4, optimiser="sgd", lr=3e-3)  # AdamW grows rounding errors
     train(tmp_path, scenes, config, out=on_cpu / "train")
     on_gpu = config.model_copy(update={"precision": precision})
     result = train(tmp_path, scenes, on_gpu, out=tmp_path / "out", device="cuda:0")

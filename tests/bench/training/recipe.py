@@ -297,9 +297,9 @@ def call(training: Training, setting: Setting, commit: str, held: int, *argument
 
 
 def describe_norms(log: Path) -> dict[str, float] | None:
-    """Return median, 99th percentile and maximum of the steps' gradient norms; None if the version logs none."""
+    """Return median, 99th percentile and maximum of the finite gradient norms of a log; None without any."""
     records = map(json.loads, log.read_text().splitlines())
-    norms = sorted(record["gradient_norm"] for record in records if "gradient_norm" in record)
+    norms = sorted(norm for record in records if math.isfinite(norm := record.get("gradient_norm", math.nan)))
     if not norms:
         return None
     return {"median": statistics.median(norms), "p99": norms[math.ceil(0.99 * len(norms)) - 1], "max": norms[-1]}

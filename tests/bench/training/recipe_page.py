@@ -98,7 +98,7 @@ def render_page(result: dict[str, Any]) -> str:
         f"{name}: commit {recipe['commit']}{''.join(f' {option}' for option in recipe['options'])}"
         for name, recipe in result["recipes"].items()
     )
-    machines = ", ".join(sorted({row["machine"] for row in result["trainings"]}))
+    machines = ", ".join(sorted({row.get("machine", "unknown") for row in result["trainings"]}))
     lines = [
         *page_header(f"Recipes of training: CamVid, {result['name'][-1]}", result),
         "Written by `make bench-recipe DATA=DIR` (`tests/bench/training/recipe.py`), on the "

@@ -81,7 +81,8 @@ def test_threads_change_no_bit(dataset):
     require_equal(*results)
 
 
-def test_preparing_thread_has_no_helpers_and_others_keep_theirs(dataset, monkeypatch):
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_preparing_thread_has_no_helpers_and_others_keep_theirs(dataset, monkeypatch, others):
     before, seen = torch.get_num_threads(), []
     finish = ViewFinisher.finish
 
@@ -92,9 +93,11 @@ def test_preparing_thread_has_no_helpers_and_others_keep_theirs(dataset, monkeyp
     monkeypatch.setattr(ViewFinisher, "finish", record)
     try:
         torch.set_num_threads(2)
+        with ThreadPoolExecutor(1) as another:  # as the thread of torch's loader that pins memory
+            another.submit(torch.set_num_threads, others).result()
         collect(dataset)
         with ThreadPoolExecutor(1) as later:
-            assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (2, 2)
+            assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (2, others)
     finally:
         torch.set_num_threads(before)
     assert {*seen} == {(False, 1)}

@@ -161,7 +161,7 @@ def test_every_peer_resumes_bit_identically(name, scenes, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_lowers_the_loss(precision, scenes, tmp_path):
-    config = change(steps=40, batch=4, lr=0.05, precision=precision)
+    config = change(steps=40, batch=4, optimiser="sgd", lr=0.05, precision=precision)
     train(TOY, scenes, config, out=tmp_path)
     losses = [record["loss"] for record in read_log(tmp_path, "train")]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])

@@ -30,7 +30,7 @@ CONFIG = TrainConfig(steps=6, batch=2)
 @pytest.fixture
 def teacher(run, scenes, tmp_path) -> Path:
     """A run folder with weights."""
-    train(run, scenes, TrainConfig(steps=20, batch=4, lr=0.05), out=tmp_path / "teacher")
+    train(run, scenes, TrainConfig(steps=20, batch=4, optimiser="sgd", lr=0.05), out=tmp_path / "teacher")
     return tmp_path / "teacher"
 
 
@@ -67,7 +67,7 @@ def test_teacher_gets_images_in_its_own_normalisation(run, scenes, teacher):
 
 
 def test_student_approaches_its_teacher(run, scenes, teacher):
-    train(run, scenes, learn_from(teacher, steps=60, batch=4, lr=0.05, teacher_weight=3.0, seed=1))
+    train(run, scenes, learn_from(teacher, steps=60, batch=4, optimiser="sgd", lr=0.05, teacher_weight=3.0, seed=1))
     losses = [record["teacher_loss"] for record in read_log(run, "train")]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
 
