@@ -143,7 +143,7 @@ def format_validation_error(error: ValidationError, format_field: Callable[[str]
         format_field: Converts a dotted field name to the caller's notation, e.g. a command-line option.
     """
     problems = []
-    # A default that depends on an invalid field is no problem of its own.
+    # Defaults that depend on an invalid field are not reported.
     details = [detail for detail in error.errors() if detail["type"] != "default_factory_not_called"]
     for detail in details[:3]:
         field = ".".join(str(part) for part in detail["loc"])

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lgc.profiler.machine import devices
+
 from .make import EXPORTED, VAL, values
 from .make import OUTPUTS as COMMANDS
 
@@ -22,6 +24,8 @@ FROM_FILES = {"name", "kind", "parameters", "macs", "input", "scope", "precision
 """Keys whose values follow from files alone, compared in every output."""
 EXACT, REFIT = 1e-9, 1e-6
 """Relative tolerance of values read, and of values fitted again, maybe on another machine."""
+MACHINE = "Intel(R) Xeon(R) Processor"
+"""Device of the tables: on another, the commands rightly refuse to add measurements to them."""
 SEARCH = ("lgc-search", "--lut", "tables/torch.lut", "--data", "scenes", "--steps", 4, "--batch", 2, "--out", "run")
 TRAIN = ("lgc-train", "run", "--data", "scenes", "--steps", 4, "--batch", 2)
 
@@ -73,7 +77,11 @@ def name_of(item):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Copy of the files, unpacked, as the working directory; the run's settings name the scenes in it."""
+    """Copy of the files, unpacked, as the working directory of the machine that they were measured on.
+
+    The run's settings name the scenes in it.
+    """
+    monkeypatch.setattr(devices, "read_cpu_model", lambda: MACHINE)
     copy = unpack(tmp_path / "files")
     monkeypatch.chdir(copy)
     return copy
