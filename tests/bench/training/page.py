@@ -13,13 +13,14 @@ NAMES = {"cityscapes": "made-up Cityscapes", "camvid": "CamVid"}
 def render_page(result: dict[str, Any]) -> str:
     """Return the page of a result; parts that it lacks are omitted."""
     lines = [
-        *page_header("Training: data, step, resuming", result),
+        *page_header("Training: data, step, clipping, resuming", result),
         f"Written by `make bench-training` (`tests/bench/training/run.py`); {describe_parts(result['made'])}. Ratios "
         "are medians of rounds in which all take turns, with their 95 % interval.",
         "",
         *_views(result.get("views")),
         *_waiting(result.get("waiting")),
         *_step(result.get("step")),
+        *_clipping(result.get("clipping")),
         *_resume(result.get("resume")),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -105,6 +106,27 @@ def _step(part: dict[str, Any] | None) -> list[str]:
             f"| {name} | {row['images_per_s']['lgc']:.1f} | {row['images_per_s']['bare']:.1f} | {_ratio(row, 3)} "
             f"| {row['weights_differ_by']:.1e} | {row['steps']} |"
             for name, row in part["networks"].items()
+        ),
+        "",
+    ]
+
+
+def _clipping(part: dict[str, Any] | None) -> list[str]:
+    if part is None:
+        return []
+    return [
+        "## Clipping of gradients",
+        "",
+        f"`{part['network']}` on {part['batch']} views of {'x'.join(map(str, part['size']))}, where batch norms have "
+        f"few values: {part['steps']} steps from each of {part['seeds']} seeds. Norm: that of the first gradients, "
+        "before clipping. Failed: trainings in which a loss is NaN or infinite.",
+        "",
+        "| optimiser | precision | clipped | median norm | largest norm | failed |",
+        "|" + " --- |" * 6,
+        *(
+            f"| {row['optimiser']} | {row['precision']} | {'yes' if row['clipped'] else 'no'} | {row['median']:.1e} "
+            f"| {row['max']:.1e} | {row['failed']} of {part['seeds']} |"
+            for row in part["rows"]
         ),
         "",
     ]

@@ -1,4 +1,4 @@
-"""Benchmark of training: loading of data, training step, resuming.
+"""Benchmark of training: loading of data, training step, clipping of gradients, resuming.
 
 `make bench-training` on generated scenes; `--data DIR` has CamVid's real images for the views of its size. Recipes and
 their scores are `bench.training.recipe`. Datasets, caches and trainings are in a temporary folder, or in `--scratch`.
@@ -19,10 +19,10 @@ from lgc.profiler.backends import get_backend
 from lgc.profiler.machine.environment import fingerprint
 
 from ..common.results import merge_parts, result_path, stamp, write_result
-from . import resume, step, street, views, waiting
+from . import clipping, resume, step, street, views, waiting
 from .page import render_page
 
-PARTS = ("views", "waiting", "step", "resume")
+PARTS = ("views", "waiting", "step", "clipping", "resume")
 SCENES = 64
 """Number of generated images of CamVid's size for training steps."""
 
@@ -71,6 +71,8 @@ def measure(part: str, scratch: Path, arguments: argparse.Namespace) -> dict[str
     scenes = street.make_camvid(scratch / "steps", None, SCENES)
     if part == "waiting":
         return waiting.measure_waiting(scenes)
+    if part == "clipping":
+        return clipping.measure_clipping(scenes)
     return step.measure_steps(scenes, arguments.rounds or step.ROUNDS)
 
 

@@ -17,7 +17,7 @@ from lgc.search.training.config import TrainConfig
 from lgc.search.training.losses import ohem_loss, upsampled_loss
 
 from ..common.paired_timing import compare_rounds, time_in_turns
-from . import comparators, forms, page, recipe, recipe_page, street, trees, views_process
+from . import clipping, comparators, forms, page, recipe, recipe_page, street, trees, views_process
 from .bare_loop import BareLoop
 
 
@@ -136,6 +136,19 @@ def test_gradient_norms_are_described(tmp_path: Path):
     assert recipe_page._list_norms([row, row])[-2] == "| net | sgd | 100.5 | 198.0 | 200.0 |"
     (tmp_path / "train.jsonl").write_text('{"step": 0}\n')
     assert recipe.describe_norms(tmp_path / "train.jsonl") is None
+
+
+def test_gradients_of_clipped_trainings_are_the_same(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(clipping, "STEPS", 2)
+    write_scenes(tmp_path, "camvid-segnet", {"train": 2, "val": 0, "test": 0}, (32, 64))
+    norms = [
+        clipping.train(tmp_path, optimiser="sgd", precision="fp32", clipped=clipped, seed=0)[0]
+        for clipped in (True, False)
+    ]
+    assert norms[0] == norms[1] > 0
+    row = {"optimiser": "sgd", "precision": "bf16", "clipped": False, "median": 2e4, "max": 3.5e11, "failed": 1}
+    part = {"network": "net", "size": [32, 32], "batch": 2, "steps": 100, "seeds": 16, "rows": [row]}
+    assert "| sgd | bf16 | no | 2.0e+04 | 3.5e+11 | 1 of 16 |" in page._clipping(part)
 
 
 def test_locked_training_is_left_alone(tmp_path: Path):
