@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lightning.fabric import seed_everything
+import torch
 
 from lgc.models.nets.sources import load_source
 from lgc.search.data.datasets import load_dataset
@@ -41,7 +41,7 @@ def train(data: Path, *, optimiser: str, precision: str, clipped: bool, seed: in
     """Return the norm of the first gradients of a training, and whether one of its losses is NaN or infinite."""
     config = TrainConfig(steps=STEPS, batch=BATCH, seed=seed, optimiser=optimiser, precision=precision)
     dataset = load_dataset(data, "train", SIZE, augment=True, seed=seed)
-    seed_everything(seed, verbose=False)
+    torch.manual_seed(seed)
     network = build_network(load_source(NETWORK), dataset, config, SIZE)
     norm = network_trainer.MAX_GRADIENT_NORM if clipped else math.inf
     with mock.patch.object(network_trainer, "MAX_GRADIENT_NORM", norm):
