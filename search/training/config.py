@@ -40,7 +40,7 @@ MIN_LOCAL_BATCH = 4
 """Fewest images over which a process may normalise on its own."""
 Optimiser = Literal["adamw", "sgd"]
 ADAMW: Optimiser = "adamw"
-LEARNING_RATES: dict[str, float] = {ADAMW: 2e-3, "sgd": 0.01}
+LEARNING_RATES: dict[str, float] = {ADAMW: 4e-3, "sgd": 0.01}
 """Optimiser -> default learning rate."""
 WEIGHT_DECAYS: dict[str, float] = {ADAMW: 0.01, "sgd": 5e-4}
 """Optimiser -> default weight decay."""
@@ -69,7 +69,7 @@ class TrainConfig(BaseModel):
     """Weight decay of convolutions; norms and biases have none."""
     ohem: bool = True
     """Train on hard pixels only."""
-    balanced: Balanced = False
+    balanced: Balanced = True
     aux: NonNegative = 0.4
     """Weight of the auxiliary head's loss; 0 disables it."""
     ema: Share = 0.999

@@ -49,7 +49,9 @@ def test_json_has_typed_fields():
     assert [row.architecture.name for row in front.front] == ["architecture.json"] * 2
     assert SearchResult.from_dict(read_output("search-tables")).tables[1].target_ms == 0.5504
     trained = TrainResult.from_dict(read_output("train"))
-    assert trained.config == TrainConfig(steps=2, batch=2, optimiser="sgd", init="supernet", keep="last")
+    assert trained.config == TrainConfig(
+        steps=2, batch=2, optimiser="sgd", balanced=False, init="supernet", keep="last"
+    )
     assert (trained.scored_at, trained.from_scratch) == ((32, 32), ())
 
 

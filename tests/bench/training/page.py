@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..common.results import describe_parts, page_header
+from .step import KEEP_MEMORY
 from .views import COMPARATORS
 
 NAMES = {"cityscapes": "made-up Cityscapes", "camvid": "CamVid"}
@@ -97,8 +98,8 @@ def _step(part: dict[str, Any] | None) -> list[str]:
         "lgc's training loop with its metrics log against a bare torch loop (`tests/bench/training/bare_loop.py`), "
         f"from the same weights, on the same views of lgc's loader, at {'x'.join(map(str, part['size']))}, batch "
         f"{part['batch']}, threads: {part['threads']}; neither writes checkpoints or validates in its turns. The bare "
-        "loop has the memory format that is faster for it. Difference: that of the averaged weights after "
-        f"{part['checked_steps']} steps, relative to the weights; 0 are equal bits.",
+        f"loop has the memory format that is faster for it. {_describe_memory(part)}Difference: that of the averaged "
+        f"weights after {part['checked_steps']} steps, relative to the weights; 0 are equal bits.",
         "",
         "| network | lgc, images a second | bare loop | lgc / bare loop | difference | steps of each |",
         "|" + " --- |" * 6,
@@ -109,6 +110,10 @@ def _step(part: dict[str, Any] | None) -> list[str]:
         ),
         "",
     ]
+
+
+def _describe_memory(part: dict[str, Any]) -> str:
+    return f"glibc keeps freed memory ({', '.join(KEEP_MEMORY)}). " if part.get("keeps_memory") else ""
 
 
 def _clipping(part: dict[str, Any] | None) -> list[str]:

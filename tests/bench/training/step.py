@@ -7,6 +7,7 @@ Their averaged weights are compared after some steps: equal work gives equal wei
 from __future__ import annotations
 
 import copy
+import os
 import statistics
 import tempfile
 import time
@@ -44,6 +45,8 @@ CHECKED_STEPS = 4
 """Number of steps after which the weights are compared."""
 CALIBRATION_ROUNDS = 4
 """Turns of the bare loop in each memory format."""
+KEEP_MEMORY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+"""Variables by which glibc keeps freed memory; otherwise each step's page faults depend on the steps before."""
 STEPS = 10**6
 """Length of the training that the steps belong to; only the learning rate depends on it."""
 FORMS = Path(__file__).with_name("forms.py")
@@ -70,8 +73,14 @@ def find_smallest(space: SearchSpace) -> Architecture:
 def measure_steps(data: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     """Return name of the network -> images a second of both loops, and their ratio with a 95 % interval."""
     rows = {name: measure_network(source, data, rounds) for name, source in choose_networks().items()}
-    settings = {"size": list(SIZE), "batch": BATCH, "threads": torch.get_num_threads(), "checked_steps": CHECKED_STEPS}
-    return {**settings, "networks": rows}
+    return {
+        "size": list(SIZE),
+        "batch": BATCH,
+        "threads": torch.get_num_threads(),
+        "checked_steps": CHECKED_STEPS,
+        "keeps_memory": all(name in os.environ for name in KEEP_MEMORY),
+        "networks": rows,
+    }
 
 
 def measure_network(source: NetworkSource, data: Path, rounds: int) -> dict[str, Any]:

@@ -74,12 +74,12 @@ def test_settings_equal_to_defaults_are_not_listed(begin):
 def test_later_defaults_do_not_change_a_run(begin):
     class LaterConfig(TrainConfig):
         seed: int = 9
-        balanced: bool = True
+        balanced: bool = False
 
     folder, lines = begin({**TrainConfig(steps=9).list_settings(), "processes": 1, BATCH_PER_PROCESS: 8}), []
     config = LaterConfig(**resume_settings(LaterConfig, {}, folder, "train", lines.append))
-    assert (config.seed, config.balanced) == (0, False)
-    assert lines == [f"{folder} keeps the settings that it began with: seed 0, balanced False"]
+    assert (config.seed, config.balanced) == (0, True)
+    assert lines == [f"{folder} keeps the settings that it began with: seed 0, balanced True"]
 
 
 def test_targets_of_a_search_are_kept(begin):

@@ -20,11 +20,12 @@ SHORT = ("--steps", 3, "--batch", 2)
 def test_command_trains_scores_and_predicts(run, scenes, call, tmp_path):
     out = tmp_path / "out"
     options = ("--crop", "16x32", "--no-ohem", "--aux", 0.2, "--ema", 0.9, "--warm-up", 5, "--precision", "bf16")
-    options += ("--seed", 3, "--lr", 0.02, "--out", out)
+    options += ("--seed", 3, "--lr", 0.02, "--optimiser", "sgd", "--no-balanced", "--out", out)
     done = call("lgc-train", run, "--data", scenes, *SHORT, *options, "--device", "cpu", "--json")
     assert done.code == 0, done.err
     result = json.loads(done.out)
     expected = {"crop": [16, 32], "ohem": False, "aux": 0.2, "ema": 0.9, "warm_up": 5, "precision": "bf16", "seed": 3}
+    expected |= {"optimiser": "sgd", "weight_decay": 5e-4, "balanced": False}
     expected |= {"lr": 0.02, "steps": 3, "batch": 2, "processes": 1, "weights": str(out / "weights.safetensors")}
     assert {name: result[name] for name in expected} == expected
     assert {"miou", "per_class", "pixel_accuracy", "seconds", "pretrain", "images", "scored_on"} <= set(result)

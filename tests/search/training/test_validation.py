@@ -216,7 +216,7 @@ def test_infinite_logits_keep_the_checkpoint(run, scenes, monkeypatch):
     assert error.value.exit_code == 1
     message = str(error.value)
     assert message.startswith("validation after step 4 of 7: the network returned NaN or infinite logits for ")
-    assert message.endswith("train on from it with --init RUN/train.ckpt --out NEW and a lower --lr than 0.002")
+    assert message.endswith("train on from it with --init RUN/train.ckpt --out NEW and a lower --lr than 0.004")
     assert load_checkpoint(run, "train")["step"] == 2
     assert train(run, scenes, CONFIG, log=ignore).last_miou is not None
 
