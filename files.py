@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 import platform
 import re
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import FileFormatError, OutputError
 
@@ -111,6 +113,17 @@ def read_text(path: Path, kind: str) -> str:
     if not text or "\0" in text or text.startswith(LFS_HEADER.decode()):
         raise format_error(path, kind)
     return text
+
+
+def replace_non_finite(value: Any) -> Any:
+    """Return the value with None for every infinity and NaN in it, as JSON has neither."""
+    if isinstance(value, dict):
+        return {key: replace_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_non_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

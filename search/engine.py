@@ -29,7 +29,7 @@ from .results import FrontResult, SearchResult
 from .runtime.fabric import explain_out_of_memory, open_fabric, require_equal_settings
 from .runtime.provenance import hash_images, write_provenance
 from .runtime.run_folder import OnStep, RunFolder
-from .runtime.run_settings import BATCH_PER_PROCESS, resume_settings
+from .runtime.run_settings import BATCH_PER_PROCESS, announce_earlier_version, resume_settings
 from .runtime.training_loop import restore_checkpoint
 from .runtime.workers import choose_workers
 from .selection.finalize import finalize
@@ -92,6 +92,7 @@ def search(
     """
     tables = [predictors] if isinstance(predictors, Predictor) else list(predictors)
     given = config.model_dump(exclude_unset=True) | ({} if precision is None else {"precision": precision})
+    announce_earlier_version(out, SEARCH_STAGE, log)
     config = SearchRunConfig(**resume_settings(SearchRunConfig, given, out, SEARCH_STAGE, log))
     context = _open_context(tables, data, out, config, device, on_step)
     if measure is not None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .cli.console import announce_dataset, emit, grid, new_app, replace_non_finite, run, say, share_cores
+from ..files import ensure_folder, replace_non_finite, write_atomic
+from .cli.console import announce_dataset, emit, grid, new_app, run, say, share_cores
 from .cli.options import JsonOption, make_device_option, make_seed_option
 from .cli.progress import make_item_progress, make_step_progress, progress_bar
 
@@ -179,7 +180,6 @@ def demo(
     Example: lgc-demo --device cpu --out demo-run
     """
     share_cores()
-    from ..files import ensure_folder, write_atomic
     from ..lut.target import Target
     from ..profiler.backends.default import default_backend
     from ..profiler.machine.devices import check_device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from ..search.training.config import DISTILLATION_FIELDS, LEARNING_RATES, WEIGHT
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     announce_dataset,
+    count_processes,
     emit,
     format_count,
     grid,
@@ -134,6 +136,8 @@ def train(
     Example: lgc-train --network peer:pidnet-s --data scenes --input 256x512 --out runs/pidnet
     """
     share_cores()
+    if count_processes() > 1:  # each would print torch's remark on the speed of finding unused parameters
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     load_operators(plugin)
     if evaluate:
         _reject_options(

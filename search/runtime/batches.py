@@ -62,7 +62,7 @@ def load_batches(
         DataError: a file is damaged or holds foreign values.
     """
     plan = _plan_views(len(dataset), batch, seed, start, stop, shard)
-    pin = device.type == "cuda"  # a GPU copies from pinned memory while it computes
+    pin = device.type == "cuda"  # the host does not wait for copies from pinned memory
     if not dataset.augment:
         read = _load(dataset, dataset.read_bytes, plan, _stack, workers, pin)
         return _prefetch(_normalise(read, dataset.normalisation, device))

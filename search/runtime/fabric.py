@@ -31,7 +31,8 @@ def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool =
     Args:
         name: device, `cpu` or `cuda:N`; under torchrun `cuda:0` is the process's own GPU.
         precision: a name of `FABRIC_PRECISIONS`.
-        find_unused: Allow parameters without a gradient in a training step of several processes, at some cost.
+        find_unused: Allow parameters without a gradient in a training step of several processes, at some cost; on a
+            CPU always.
 
     Raises:
         UnknownNameError: the precision is unknown.
@@ -60,6 +61,9 @@ def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool =
                 f"lower --nproc-per-node"
             )
         backend = "nccl" if device.kind == "cuda" else "gloo"
+        # Otherwise torch regroups the gradients after the first step. A resumed process would begin with other groups
+        # than an uninterrupted one has, and sum three or more of them on a CPU in another order.
+        find_unused = find_unused or device.is_cpu
         strategy = DDPStrategy(process_group_backend=backend, find_unused_parameters=find_unused)
         settings |= {"strategy": strategy, "devices": local_processes, "num_nodes": processes // local_processes}
     else:

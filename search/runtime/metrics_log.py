@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import TrainingError
-from ...files import write_atomic
+from ...files import replace_non_finite, write_atomic
 from .fabric import all_reduce_mean
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class MetricsLog:
         if not self._active or not records:
             return
         with self._file.open("a") as file:
-            file.writelines(f"{json.dumps(record)}\n" for record in records)
+            file.writelines(f"{json.dumps(replace_non_finite(record))}\n" for record in records)
         for record in records:
             self._add_events(record)
         self._events.flush()

@@ -98,14 +98,23 @@ def resume_settings(
     if BATCH_PER_PROCESS not in stored and "batch" in given and given["batch"] == stored.get("batch"):
         own["batch"] = current["batch"]
     expected = _fill_in_defaults(kind, given)
-    if BATCH_PER_PROCESS not in stored and not name_result(path, stage).exists():
-        log(
-            f"{path} was begun by an earlier version, whose random views were others: its remaining ones are this one's"
-        )
     changes = [_describe(name, current) for name in own if name in expected and own[name] != expected[name]]
     if changes:
         log(f"{path} keeps the settings that it began with: {', '.join(changes)}")
     return {**given, **own}
+
+
+def announce_earlier_version(path: Path, stage: str, log: Callable[[str], None]) -> None:
+    """Log a line if an earlier version began this run and it is not finished: what changes for its remaining steps.
+
+    Raises:
+        FileFormatError: the stored settings are damaged.
+    """
+    if not name_checkpoint(path, stage).exists() or name_result(path, stage).exists():
+        return
+    if BATCH_PER_PROCESS not in read_settings(path, stage):
+        clipping = ", and gradients are clipped" if stage == "train" else ""
+        log(f"{path} was begun by an earlier version: its remaining random views are this one's{clipping}")
 
 
 def _fill_in_defaults(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:

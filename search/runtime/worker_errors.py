@@ -12,7 +12,8 @@ import os
 import pickle
 import re
 import signal
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -83,7 +84,7 @@ def load_in_workers(
         collate_fn=_GuardedCollate(collate),
         pin_memory=pin,
     )
-    iterator = iter(loader)
+    iterator = _start_workers(loader)
     try:
         for batch in iterator:
             if isinstance(batch, _Failure):
@@ -95,6 +96,25 @@ def load_in_workers(
         raise
     finally:
         getattr(iterator, "_shutdown_workers", int)()  # a single process has none
+
+
+def _start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Return the iterator of a loader, which starts its workers.
+
+    Raises:
+        TrainingError: the system has no memory or no process left for a worker; none is left behind.
+    """
+    try:
+        return iter(loader)
+    except OSError as error:
+        for frame, _ in traceback.walk_tb(error.__traceback__):  # torch leaves its iterator half made
+            if workers := getattr(frame.f_locals.get("self"), "_workers", None):
+                iterator = frame.f_locals["self"]
+                iterator._workers_status = [True] * len(workers)
+                iterator._shutdown_workers()
+        raise TrainingError(
+            f"cannot start {loader.num_workers} data-loading workers: {error.strerror or error}. Lower --workers"
+        ) from error
 
 
 def _find_death(iterator: Any) -> RuntimeError | None:

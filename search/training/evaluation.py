@@ -14,7 +14,7 @@ from ...models.nets.definition import NETWORK_FILE, Log, NetworkDefinition, RunN
 from ...models.nets.weights import WEIGHTS_FILE, load_weights
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
-from ..runtime.fabric import explain_out_of_memory, open_fabric
+from ..runtime.fabric import explain_out_of_memory, open_fabric, place_network
 from ..runtime.run_folder import DATASET_DIGEST, OnStep
 from ..runtime.run_settings import read_settings
 from ..runtime.workers import choose_workers
@@ -73,7 +73,7 @@ def evaluate_run(
 
     fabric = open_fabric(device)
     with explain_out_of_memory(_advise_memory(definition, device)):
-        network.to(fabric.device).eval()
+        place_network(network.eval(), fabric)  # in the memory format of the validations
         if definition.architecture is None:
             for remark in check_outputs(network, definition).format_warnings():
                 log(f"{definition.source.reference}: {remark}")

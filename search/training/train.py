@@ -24,7 +24,7 @@ from ..data.description import DatasetSpec
 from ..runtime.fabric import explain_out_of_memory, open_fabric, require_equal_settings
 from ..runtime.provenance import hash_images
 from ..runtime.run_folder import IMAGE_HASHES, INITIAL_WEIGHTS, OnStep, RunFolder
-from ..runtime.run_settings import BATCH_PER_PROCESS, resume_settings
+from ..runtime.run_settings import BATCH_PER_PROCESS, announce_earlier_version, resume_settings
 from ..runtime.workers import choose_workers
 from .auxiliary import TrainingNetwork, build_training_network
 from .config import TrainConfig
@@ -85,6 +85,7 @@ def train(
     """
     chosen = source if isinstance(source, RunNetwork) else RunNetwork(source)
     folder = chosen.choose_folder(out)
+    announce_earlier_version(folder, "train", log)
     config = TrainConfig(**resume_settings(TrainConfig, config.model_dump(exclude_unset=True), folder, "train", log))
     initial = find_initial_weights(chosen.run or folder, config.init)
     definition, spec = _define_network(chosen, folder, data, config, log)

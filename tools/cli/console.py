@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import typer
 
 from ...errors import LgcError
+from ...files import replace_non_finite
 from .interrupts import keep_interrupts
 
 if TYPE_CHECKING:
@@ -255,17 +255,6 @@ def print_tables(console: Console, tables: Iterable[Table | str], *, wrap: bool 
             if number and isinstance(part, type(table)):
                 console.print()
             console.print(part, soft_wrap=isinstance(part, Text))
-
-
-def replace_non_finite(value: Any) -> Any:
-    """Return the value with None for every infinity and NaN in it, as JSON has neither."""
-    if isinstance(value, dict):
-        return {key: replace_non_finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [replace_non_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def grid(title: str, *columns: str, numbers: int = 0, wrap: Collection[str] = ()) -> Table:

@@ -34,7 +34,7 @@ from ..pairs import Pair
 from .store import FileStore, count_values
 
 MAGIC = b"lgcpixel"
-VERSION = 2
+VERSION = 3
 """Version of the format, and of the code that decodes files; part of every key."""
 _TAIL = 20
 """Length of the end: the length of the index, 8 bytes, its CRC-32, 4 bytes, and `MAGIC`."""
@@ -67,6 +67,11 @@ def _describe_file(path: Path | None) -> str:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+
+def _name_files(pair: Pair) -> tuple[str, str | None]:
+    """Return the paths of an image and its label, the same from every working folder."""
+    return str(pair.image.absolute()), None if pair.label is None else str(pair.label.absolute())
 
 
 def _describe_coding(coding: Coding) -> str:
@@ -151,8 +156,7 @@ def write_pixels(file: int, pairs: Sequence[Pair], sizes: Sequence[tuple[int, in
         pool.shutdown(cancel_futures=True)
     if make_key(pairs) != key:
         raise DataError(f"files of {pairs[0].image.parent} have changed while they were read: run the command again")
-    names = [[str(pair.image), None if pair.label is None else str(pair.label)] for pair in pairs]
-    index = json.dumps({"key": key, "files": names, "entries": entries}).encode()
+    index = json.dumps({"key": key, "files": [*map(_name_files, pairs)], "entries": entries}).encode()
     end = len(index).to_bytes(8, "little") + zlib.crc32(index).to_bytes(4, "little") + MAGIC
     _write_at(file, starts[-1], index + end)
 
@@ -220,7 +224,7 @@ class PixelCache:
             os.close(self._file)
 
     def _find(self, pair: Pair) -> _Entry:
-        return self._entries[str(pair.image), None if pair.label is None else str(pair.label)]
+        return self._entries[_name_files(pair)]
 
     def read(self, pair: Pair) -> tuple[RGBImage, LabelMap]:
         """Return an image and its label, read-only parts of the file; see `PixelStore`.
@@ -231,14 +235,13 @@ class PixelCache:
         entry = self._find(pair)
         area = entry.height * entry.width
         content = self._pixels[entry.start : entry.start + 4 * area]
-        if entry.start not in self._intact:
-            if zlib.crc32(content.data) != entry.checksum:
-                path = self.name_file().readlink()
-                raise DataError(
-                    f"the cache {path} is damaged at {pair.image}: delete it and run the command again, or use "
-                    "--cache off"
-                )
-            self._intact.add(entry.start)
+        is_whole = os.fstat(self._file).st_size >= entry.start + 4 * area  # else reading would be a bus error
+        if not is_whole or (entry.start not in self._intact and zlib.crc32(content.data) != entry.checksum):
+            raise DataError(
+                f"the cache {self.name_file().readlink()} is damaged at {pair.image}: delete it and run the command "
+                "again, or use --cache off"
+            )
+        self._intact.add(entry.start)
         pixels, classes = np.split(content, [3 * area])
         return pixels.reshape(entry.height, entry.width, 3), classes.reshape(entry.height, entry.width)
 

@@ -75,11 +75,10 @@ def cache_datasets(
     if len(stores) < len(pairs) and (mode is not None or views >= MIN_EPOCHS * len(datasets[0])):
         if mode == "disk":
             _require_folder(places.disk)
-        with ExitStack() as locks:
-            are_locked = [locks.enter_context(lock(places.shared, key, log)) for key in sorted(pairs)]
+        with lock(places.shared, log) as is_locked:
             stores = _open_stores(places, pairs, mode)  # another process may have made them meanwhile
             missing = {key: pairs[key] for key in pairs if key not in stores}
-            makers = 1 if all(are_locked) else count_local_processes()
+            makers = 1 if is_locked else count_local_processes()
             stores |= _make_stores(places, missing, mode, read_free_memory() // makers, log, on_step)
     return [
         dataset.use_store(stores[key]) if key in stores else dataset
@@ -262,26 +261,28 @@ def _allocate(file: int, size: int) -> None:
 def _evict(folder: Path, size: int) -> int:
     """Remove caches unused for 30 days, then the least recently used ones until `size` bytes are free.
 
-    Caches in use are kept, and all younger ones if even their removal would not do. Parts that killed processes have
-    left go first. Return the free bytes.
+    Caches in use are kept, and all younger ones if even the removal of the others would not do. Parts that killed
+    processes have left go first. Return the free bytes.
     """
     for part in folder.glob(f".*{_SUFFIX}.*"):
         remove_stale(folder / f"{part.name[1:].partition(_SUFFIX)[0]}{_SUFFIX}")
-    caches = []
-    for path in folder.glob(f"*{_SUFFIX}"):
-        with suppress(OSError):  # another process may have removed the file
-            status = path.stat()
-            caches.append((status.st_mtime, status.st_size, path))
     free = shutil.disk_usage(folder).free
-    is_possible = free + sum(length for _, length, _ in caches) >= size
-    for used, length, path in sorted(caches):
-        is_needed = is_possible and free < size
-        if not is_needed and time.time() - used < UNUSED_S:
-            break
-        with suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            free += length
+    with ExitStack() as locks:
+        caches = []
+        for path in folder.glob(f"*{_SUFFIX}"):
+            with suppress(OSError):  # another process may use the file, or have removed it
+                file = locks.enter_context(path.open("rb"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                status = path.stat()
+                caches.append((status.st_mtime, status.st_size, path))
+        is_possible = free + sum(length for _, length, _ in caches) >= size
+        for used, length, path in sorted(caches):
+            is_needed = is_possible and free < size
+            if not is_needed and time.time() - used < UNUSED_S:
+                break
+            with suppress(OSError):
+                path.unlink()
+                free += length
     return free
 
 

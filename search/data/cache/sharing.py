@@ -28,11 +28,11 @@ def choose_shared_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def lock(folder: Path, key: str, log: Log) -> Iterator[bool]:
-    """Let one process at a time make the cache of a split; yield False where no file can be locked."""
+def lock(folder: Path, log: Log) -> Iterator[bool]:
+    """Let one process at a time make caches; yield False where no file can be locked."""
     try:
         ensure_folder(folder)
-        file = os.open(folder / f"{key}.lock", os.O_CREAT | os.O_RDONLY, 0o644)  # perhaps another user's
+        file = os.open(folder / "making.lock", os.O_CREAT | os.O_RDONLY, 0o644)  # perhaps another user's
     except (OutputError, OSError):
         yield False
         return

@@ -299,7 +299,7 @@ def call(training: Training, setting: Setting, commit: str, held: int, *argument
 def describe_norms(log: Path) -> dict[str, float] | None:
     """Return median, 99th percentile and maximum of the finite gradient norms of a log; None without any."""
     records = map(json.loads, log.read_text().splitlines())
-    norms = sorted(norm for record in records if math.isfinite(norm := record.get("gradient_norm", math.nan)))
+    norms = sorted(norm for record in records if math.isfinite(norm := record.get("gradient_norm") or math.nan))
     if not norms:
         return None
     return {"median": statistics.median(norms), "p99": norms[math.ceil(0.99 * len(norms)) - 1], "max": norms[-1]}

@@ -107,6 +107,15 @@ def test_tensors_are_read_together(tmp_path, monkeypatch):
     assert read_lines(tmp_path) == [{"step": s, "loss": s / 2, "aux_loss": -1.0, "lr": 0.5} for s in range(3)]
 
 
+def test_invalid_metrics_are_null(tmp_path):
+    values = [math.nan, math.inf, 1.0]
+    with MetricsLog(tmp_path, "search", 0, FABRIC) as log:
+        for step, value in enumerate(values):
+            log.add({"step": step, "gradient_norm": torch.tensor(value)})
+    assert [record["gradient_norm"] for record in read_lines(tmp_path)] == [None, None, 1.0]
+    assert [value for _, value in read_steps(tmp_path, "gradient_norm")] == pytest.approx(values, nan_ok=True)
+
+
 def test_refused_record_ends_the_log(tmp_path):
     def write_nan():
         with MetricsLog(tmp_path, "search", 0, FABRIC, refuse_infinite) as log:

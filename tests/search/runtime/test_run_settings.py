@@ -10,7 +10,13 @@ import pytest
 from lgc.errors import FileFormatError, UsageError
 from lgc.search.config import SearchRunConfig
 from lgc.search.runtime.fabric import require_equal_settings
-from lgc.search.runtime.run_settings import BATCH_PER_PROCESS, LEGACY_SETTINGS, resume_settings, upgrade_settings
+from lgc.search.runtime.run_settings import (
+    BATCH_PER_PROCESS,
+    LEGACY_SETTINGS,
+    announce_earlier_version,
+    resume_settings,
+    upgrade_settings,
+)
 from lgc.search.training.config import TrainConfig
 
 OLD = {"steps": 9, "batch": 4, "processes": 2, "lr": 0.5, "crop": [16, 32], "space": "a1"}
@@ -47,9 +53,22 @@ def test_omitted_settings_are_the_runs_own(begin, stored):
     config = TrainConfig(**settings)
     assert (config.steps, config.batch, config.lr, config.crop, config.seed) == (9, 8, 0.5, (16, 32), 3)
     assert config.sync_bn is (stored is OLD)
-    *begun, line = lines
-    assert ["begun by an earlier version" in remark for remark in begun] == [True] * (stored is OLD)
+    (line,) = lines
     assert line.startswith(f"{begin(stored)} keeps the settings that it began with: crop [16, 32], optimiser 'sgd', lr")
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"), [("train", "this one's, and gradients are clipped"), ("search", "this one's")]
+)
+def test_run_of_an_earlier_version_is_announced(begin, stage, changes):
+    lines = []
+    folder = begin(OLD, stage)
+    announce_earlier_version(folder, stage, lines.append)
+    assert lines == [f"{folder} was begun by an earlier version: its remaining random views are {changes}"]
+    announce_earlier_version(begin(NEW, stage), stage, pytest.fail)
+    begin(OLD, stage)
+    (folder / f"{stage}-result.json").touch()
+    announce_earlier_version(folder, stage, pytest.fail)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import pickle
 import pickletools
@@ -255,6 +256,22 @@ def test_queues_that_cannot_be_made_are_explained(monkeypatch, number, expected)
     )
     with pytest.raises(TrainingError, match=expected):
         load_numbers(int)
+
+
+def test_worker_that_cannot_start_leaves_none_behind(monkeypatch):
+    fork, started = os.fork, []
+
+    def fail_later():
+        if started:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        started.append(None)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fail_later)
+    with pytest.raises(TrainingError, match=r"cannot start 2 data-loading workers: .*unavailable\. Lower --workers"):
+        next(load_in_workers([1], iter([[0]]), list, 2, name_item=str))
+    assert len(started) == 1
+    assert multiprocessing.active_children() == []
 
 
 def test_other_errors_are_left_alone():

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lgc.errors import UsageError
+from lgc.models import SearchSpace
 from lgc.search.training.config import TrainConfig, divide_batch
 from lgc.search.training.evaluation import evaluate_run
 from lgc.search.training.train import train
@@ -74,17 +75,20 @@ def test_two_process_training_equals_single_process(run, scenes, tmp_path):
     assert result["pixel_accuracy"] == pytest.approx(whole.pixel_accuracy, abs=2)
 
 
-LOCAL = ("--steps", 6, "--batch", 8, "--no-sync-bn")
+LOCAL = ("--steps", 6, "--batch", 12, "--no-sync-bn", "--crop", "32x32")
 
 
 @pytest.fixture(scope="module")
 def trained(mini_space, scenes, tmp_path_factory):
-    """Train by the worker in two processes and by one; return its folders by the number of processes, and stderr."""
+    """Train by the worker in one to three processes; return its folders by the number of processes, and stderr."""
     folder = tmp_path_factory.mktemp("parallel")
     run = folder / "run"
     run.mkdir()
     content = {**mini_space.model_dump(mode="json"), "name": "street", "classes": 11}
     mini_space.check(content, "street").sample(0).save(run / "architecture.json")
+    large = folder / "large"
+    large.mkdir()
+    SearchSpace.load("tiny").sample(0).save(large / "architecture.json")
     commands = {
         "defaults": (None,),
         "uneven": (None, "--batch", 3),
@@ -94,7 +98,8 @@ def trained(mini_space, scenes, tmp_path_factory):
         "resumed": (None, "--out", "killed"),
     }
     err = ""
-    for processes, names in ((2, commands), (1, ("defaults", "few"))):
+    all_runs = ((2, run, commands), (1, run, ("defaults", "few")), (3, large, ("local", "killed", "resumed")))
+    for processes, run, names in all_runs:
         out = folder / str(processes)
         out.mkdir()
         lines = [
@@ -153,16 +158,19 @@ def test_local_norms_save_the_same_statistics(trained):
         require_equal_tensors(first[part], second[part])
 
 
-def test_parallel_training_is_resumed_as_begun(trained):
+@pytest.mark.parametrize("processes", [2, 3])  # only the sum of three or more depends on its order
+def test_parallel_training_is_resumed_as_begun(trained, processes):
     folder, err = trained
-    assert "killed keeps the settings that it began with: sync_bn False" in err
+    settings = f"batch 12 ({12 // processes} per process), crop [32, 32], sync_bn False"
+    assert f"killed keeps the settings that it began with: {settings}" in err
     assert "resumed at step 3 of 6" in err
-    for rank in (0, 1):
-        (whole, whole_state), (resumed, state) = (read_rank(folder / "2", name, rank) for name in ("local", "resumed"))
+    folder /= str(processes)
+    for rank in range(processes):
+        (whole, whole_state), (resumed, state) = (read_rank(folder, name, rank) for name in ("local", "resumed"))
         assert (resumed["code"], resumed["images"]) == (0, whole["images"][3:])
         for part in ("trainee", "mean"):
             require_equal_tensors(state[part], whole_state[part])
-    assert read_log(folder / "2" / "killed", "train") == read_log(folder / "2" / "local", "train")
+    assert read_log(folder / "killed", "train") == read_log(folder / "local", "train")
 
 
 @pytest.mark.parametrize(

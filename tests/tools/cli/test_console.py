@@ -15,13 +15,13 @@ import typer
 
 from lgc.device import Device
 from lgc.errors import DeviceError, TrainingError, UsageError
+from lgc.files import replace_non_finite
 from lgc.profiler.machine import cpu_limits
 from lgc.tools.cli.console import (
     emit,
     grid,
     new_app,
     pick_device,
-    replace_non_finite,
     run,
     say,
     share_cores,

@@ -116,6 +116,16 @@ def test_damaged_pixels_are_noticed(make, pairs, position):
     assert cache.read(pairs[1])[0].shape == (32, 32, 3)
 
 
+def test_file_that_shrinks_is_noticed(make, pairs):
+    path, key = make()
+    cache = PixelCache(path, key)
+    cache.read(pairs[0])
+    os.truncate(path, 0)  # reading the mapped pixels would be a bus error
+    for pair in pairs[:2]:
+        with pytest.raises(DataError, match=f"{path} is damaged at {pair.image}"):
+            cache.read(pair)
+
+
 @pytest.mark.parametrize("distance", [10, 15, 20, 21, 100, 300])
 def test_damaged_index_is_refused(make, distance):
     path, key = make()

@@ -19,7 +19,7 @@ import pytest
 from lgc import cache_folder, files
 from lgc.errors import OutputError, UsageError
 from lgc.search.data.cache import opening
-from lgc.search.data.cache.files import PixelCache, make_key
+from lgc.search.data.cache.files import PixelCache
 from lgc.search.data.cache.opening import cache_datasets
 from lgc.search.data.cache.store import FileStore
 from lgc.search.data.datasets import load_dataset
@@ -109,6 +109,18 @@ def test_changed_file_gets_a_new_cache(scenes, folder, tmp_path):
     assert first[0].key != second[0].key
     assert len(lines) == 1
     assert (second[0].read(dataset.pairs[0])[0] == second[0].read(dataset.pairs[1])[0]).all()
+
+
+@pytest.mark.parametrize("mode", ["ram", "disk"])
+def test_cache_is_shared_from_every_working_folder(scenes, datasets, folder, monkeypatch, mode):
+    monkeypatch.chdir(scenes.parent)
+    relative = load_dataset(type(scenes)(scenes.name), "train")
+    assert not relative.pairs[0].image.is_absolute()
+    maker, _ = open_cache([relative], mode)
+    monkeypatch.chdir("/")
+    (second,), lines = open_cache(datasets[:1], mode)
+    assert (len(maker), lines) == (1, [])
+    assert (second.read(datasets[0].pairs[1])[0] == FileStore().read(datasets[0].pairs[1])[0]).all()
 
 
 @pytest.mark.parametrize("kept", [0, 5000, -1])
@@ -310,7 +322,7 @@ def test_pointers_of_other_machines_are_kept(datasets, folder):
 
 def test_waiting_for_another_maker_is_said(datasets, folder, monkeypatch):
     folder.mkdir(parents=True)
-    other = os.open(folder / f"{make_key(datasets[0].pairs)}.lock", os.O_CREAT)
+    other = os.open(folder / "making.lock", os.O_CREAT)
     fcntl.flock(other, fcntl.LOCK_EX)
     flock, lines = fcntl.flock, []
 
@@ -367,6 +379,12 @@ def test_nothing_is_evicted_in_vain(datasets, folder, free):
     path.write_bytes(bytes(2 * SIZE))
     free(0, 2 * SIZE)
     assert name_places(open_cache(datasets)[0]) == ["off"] * 2
+    assert path.exists()
+    used = folder / "used.pixels"  # large enough, but it cannot be removed
+    used.write_bytes(bytes(50 * SIZE))
+    with used.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert name_places(open_cache(datasets)[0]) == ["off"] * 2
     assert path.exists()
 
 
