@@ -70,24 +70,30 @@ def has_run(section: Any) -> bool:
     return bool(section)
 
 
-SEARCH_ROWS = (
-    Row("Search and training on a CPU", "cpu", ("chance", "ablations", "front")),
+SEARCH, TRAINING, BOTH_ON_GPU = (
+    Row("Search on a CPU", "cpu", ("chance", "ablations", "front")),
+    Row("Training on a CPU", "cpu", ("step", "trainings")),
     Row("Search and training on a GPU (CUDA)", "cuda", ("steps_per_second",), parts=(10,)),
 )
 ROWS = (
     Row("Latency tables and predictions, ONNX Runtime on a CPU", "cpu", ("verify",), ("onnxruntime",)),
     Row("Exported networks, ONNX Runtime on a CPU", "cpu", ("outputs", "exports"), ("onnxruntime",)),
     Row("TensorRT-RTX engines, built ahead of time without a GPU", "cpu", ("ahead",)),
-    SEARCH_ROWS[0],
+    SEARCH,
+    TRAINING,
     Row("Latency tables and predictions on a GPU", "cuda", ("verify",), parts=(5, 9)),
     Row("torch as CUDA graphs", "cuda", ("verify", "scopes"), ("torch",), parts=(3,)),
     Row("ONNX Runtime on CUDA", "cuda", ("verify", "scopes"), ("onnxruntime", "onnxruntime-tensorrt")),
     Row("TensorRT engine runner (pycuda), with a mock engine", "cuda", parts=(4,)),
     Row("TensorRT engines", "cuda", ("verify", "scopes"), ("tensorrt",)),
     Row("GPU monitoring (NVML)", "cuda", parts=(1,)),
-    SEARCH_ROWS[1],
+    BOTH_ON_GPU,
 )
-PAGES = {Path("README.md"): ROWS, Path("docs/search.md"): SEARCH_ROWS, Path("docs/training.md"): SEARCH_ROWS}
+PAGES = {
+    Path("README.md"): ROWS,
+    Path("docs/search.md"): (SEARCH, BOTH_ON_GPU),
+    Path("docs/training.md"): (TRAINING, BOTH_ON_GPU),
+}
 """Rows of the table on each page."""
 
 
