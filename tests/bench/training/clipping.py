@@ -20,8 +20,8 @@ from lgc.search.training.config import TrainConfig
 from .step import build_network
 
 NETWORK = "peer:fast-scnn"
-SIZE, BATCH, STEPS = (32, 32), 2, 30
-SEEDS = range(64)
+SIZE, BATCH, STEPS = (32, 32), 2, 100
+SEEDS = range(16)
 SETTINGS = tuple((optimiser, precision) for optimiser in ("adamw", "sgd") for precision in ("fp32", "bf16"))
 
 

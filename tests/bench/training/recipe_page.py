@@ -94,10 +94,6 @@ def estimate_mean(values: Sequence[float]) -> dict[str, float | None]:
 def render_page(result: dict[str, Any]) -> str:
     """Return the page of a result."""
     settings = result["settings"]
-    recipes = "; ".join(
-        f"{name}: commit {recipe['commit']}{''.join(f' {option}' for option in recipe['options'])}"
-        for name, recipe in result["recipes"].items()
-    )
     machines = ", ".join(sorted({row.get("machine", "unknown") for row in result["trainings"]}))
     lines = [
         *page_header(f"Recipes of training: CamVid, {result['name'][-1]}", result),
@@ -106,10 +102,17 @@ def render_page(result: dict[str, Any]) -> str:
         f"not part of the repository: {settings['epochs']} epochs at {result['name'][-1]}, batch {settings['batch']}, "
         f"from random weights on a CPU ({machines}). A recipe is chosen by the scores on val; those on test report "
         "it. Each network is trained the same way, with the same seeds; differences from the "
-        f"baseline are paired by seed, with their 95 % interval (Student's t over the seeds). {recipes}.",
+        "baseline are paired by seed, with their 95 % interval (Student's t over the seeds).",
         "",
         "`fast-scnn` is the peer; `separable-64` and `residual-32` are forms of a space with a stem to 1/8 and cells "
         "of one node (`tests/bench/training/forms.py`), with an auxiliary output at 1/16 and at 1/32.",
+        "",
+        "| recipe | commit | options of `lgc-train` |",
+        "|" + " --- |" * 3,
+        *(
+            f"| {name} | {recipe['commit']} | {' '.join(recipe['options']) or '-'} |"
+            for name, recipe in result["recipes"].items()
+        ),
         "",
     ]
     for split in SPLITS:
