@@ -31,8 +31,8 @@ def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool =
     Args:
         name: device, `cpu` or `cuda:N`; under torchrun `cuda:0` is the process's own GPU.
         precision: a name of `FABRIC_PRECISIONS`.
-        find_unused: Allow parameters without a gradient in a training step of several processes, at some cost; on a
-            CPU always.
+        find_unused: Allow parameters without a gradient in a training step of several processes, at some cost; by
+            three or more on a CPU always.
 
     Raises:
         UnknownNameError: the precision is unknown.
@@ -63,7 +63,7 @@ def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool =
         backend = "nccl" if device.kind == "cuda" else "gloo"
         # Otherwise torch regroups the gradients after the first step. A resumed process would begin with other groups
         # than an uninterrupted one has, and sum three or more of them on a CPU in another order.
-        find_unused = find_unused or device.is_cpu
+        find_unused = find_unused or (device.is_cpu and processes > 2)
         strategy = DDPStrategy(process_group_backend=backend, find_unused_parameters=find_unused)
         settings |= {"strategy": strategy, "devices": local_processes, "num_nodes": processes // local_processes}
     else:
@@ -76,7 +76,10 @@ def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool =
 
 def place_network(network: nn.Module, fabric: Fabric) -> None:
     """Move a network to Fabric's device, in the memory format of the batches, channels-last."""
-    network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
+    network.to(fabric.device)
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:  # others, e.g. of a 3d convolution, have no such format
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def require_equal_settings(settings: Mapping[str, object], fabric: Fabric) -> None:

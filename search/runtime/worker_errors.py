@@ -112,9 +112,8 @@ def _start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
                 iterator = frame.f_locals["self"]
                 iterator._workers_status = [True] * len(workers)
                 iterator._shutdown_workers()
-        raise TrainingError(
-            f"cannot start {loader.num_workers} data-loading workers: {error.strerror or error}. Lower --workers"
-        ) from error
+        message = f"cannot start {loader.num_workers} data-loading workers: {error.strerror or error}. Lower --workers"
+        raise TrainingError(explain_worker_error(error) or message) from error
 
 
 def _find_death(iterator: Any) -> RuntimeError | None:

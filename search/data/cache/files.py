@@ -66,12 +66,17 @@ def _describe_file(path: Path | None) -> str:
         status = path.stat()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+    return f"{_name_file(path)} {status.st_size} {status.st_mtime_ns}"
+
+
+def _name_file(path: Path) -> str:
+    """Return a path that is the same from every working folder."""
+    return os.path.abspath(path)  # noqa: PTH100  # `Path.resolve` asks the system about each folder, for each view
 
 
 def _name_files(pair: Pair) -> tuple[str, str | None]:
-    """Return the paths of an image and its label, the same from every working folder."""
-    return str(pair.image.absolute()), None if pair.label is None else str(pair.label.absolute())
+    """Return the paths of an image and its label."""
+    return _name_file(pair.image), None if pair.label is None else _name_file(pair.label)
 
 
 def _describe_coding(coding: Coding) -> str:
@@ -186,7 +191,7 @@ class PixelCache:
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if file is None else file  # a pipe does not block
             with suppress(OSError):  # some file systems have no locks
-                fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a file in use is not evicted
+                fcntl.flock(self._file, fcntl.LOCK_SH)  # a file in use is not evicted
             index = self._read_index()
             self._pixels = np.frombuffer(mmap.mmap(self._file, 0, access=mmap.ACCESS_READ), np.uint8)
         except OSError as error:

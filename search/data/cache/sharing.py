@@ -32,7 +32,8 @@ def lock(folder: Path, log: Log) -> Iterator[bool]:
     """Let one process at a time make caches; yield False where no file can be locked."""
     try:
         ensure_folder(folder)
-        file = os.open(folder / "making.lock", os.O_CREAT | os.O_RDONLY, 0o644)  # perhaps another user's
+        path = folder / "making.lock"  # perhaps another user's, which O_CREAT may refuse to open
+        file = os.open(path, os.O_RDONLY | (0 if path.exists() else os.O_CREAT), 0o644)
     except (OutputError, OSError):
         yield False
         return

@@ -16,6 +16,7 @@ from lgc.search.runtime.batches import load_batches
 from lgc.search.runtime.fabric import open_fabric
 from lgc.search.training import network_trainer
 from lgc.search.training.config import TrainConfig
+from lgc.search.training.losses import compute_class_weights
 
 from .step import build_network
 
@@ -45,6 +46,7 @@ def train(data: Path, *, optimiser: str, precision: str, clipped: bool, seed: in
     network = build_network(load_source(NETWORK), dataset, config, SIZE)
     norm = network_trainer.MAX_GRADIENT_NORM if clipped else math.inf
     with mock.patch.object(network_trainer, "MAX_GRADIENT_NORM", norm):
-        trainer = network_trainer.NetworkTrainer(network, config, open_fabric(precision=precision))
+        weights = compute_class_weights(dataset)
+        trainer = network_trainer.NetworkTrainer(network, config, open_fabric(precision=precision), weights)
     records = [trainer.train_step(batch) for batch in load_batches(dataset, BATCH, seed, start=0, stop=STEPS)]
     return float(records[0]["gradient_norm"]), not all(math.isfinite(float(record["loss"])) for record in records)

@@ -113,8 +113,9 @@ def test_changed_file_gets_a_new_cache(scenes, folder, tmp_path):
 
 @pytest.mark.parametrize("mode", ["ram", "disk"])
 def test_cache_is_shared_from_every_working_folder(scenes, datasets, folder, monkeypatch, mode):
-    monkeypatch.chdir(scenes.parent)
-    relative = load_dataset(type(scenes)(scenes.name), "train")
+    (scenes.parent / "elsewhere").mkdir(exist_ok=True)
+    monkeypatch.chdir(scenes.parent / "elsewhere")
+    relative = load_dataset(type(scenes)("..") / scenes.name, "train")
     assert not relative.pairs[0].image.is_absolute()
     maker, _ = open_cache([relative], mode)
     monkeypatch.chdir("/")
