@@ -304,7 +304,7 @@ class Trained:
         self.architecture.save(folder / "architecture.json")
         size = self.architecture.space.input
         write_scenes(folder / "data", "camvid-segnet", {"train": 48, "val": 1}, size, seed=0)
-        train(folder, folder / "data", TrainConfig(steps=80, batch=8, optimiser="sgd", lr=0.02))
+        train(folder, folder / "data", TrainConfig(steps=80, batch=8, optimiser="sgd", lr=0.02, balanced=False))
 
 
 @pytest.fixture(scope="session")
