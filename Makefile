@@ -49,7 +49,7 @@ bench-layers: $(VENV)/.test
 bench-data: $(VENV)/.test
 	$(BENCH).data.run --out docs/benchmarks
 
-# Steps are compared where glibc keeps freed memory: page faults move those of either loop by up to 40 % otherwise.
+# Steps are compared where glibc keeps freed memory: otherwise their page faults depend on the steps before.
 KEEP := MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=8000000000
 TRAINING := $(BENCH).training.run $(if $(DATA),--data "$(DATA)") --kornia $(VENV)/kornia --out docs/benchmarks
 bench-training: $(VENV)/.test $(VENV)/.kornia
