@@ -115,8 +115,8 @@ class Predictor:
         """
         if architecture.space.fingerprint != self.space.fingerprint:
             raise MismatchError(
-                f"the architecture has space {architecture.space.name} ({architecture.space.fingerprint}), but "
-                f"{self.table_path} has {self.space.name} ({self.space.fingerprint})"
+                f"the architecture has space {architecture.space.description}, but {self.table_path} has "
+                f"{self.space.description}"
             )
         return float(self.predict_many(np.array([architecture.choices]))[0])
 

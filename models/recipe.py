@@ -149,14 +149,21 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class Resize:
-    """Bilinear interpolation from size `source` to `target` (height, width), corners not aligned.
+    """Bilinear interpolation from size `source` to `target` (height, width).
 
     Inputs of a different size, e.g. training crops, are scaled by the same factor; downscaled sizes are rounded up.
+
+    Attributes:
+        source: Height and width of the input.
+        target: Height and width of the output.
+        factor: Ratio of the larger to the smaller side.
+        strided: True if pixel p reads feature p / factor; False for half-pixel centres. Only for upsampling.
     """
 
     source: tuple[int, int]
     target: tuple[int, int]
     factor: int
+    strided: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,8 @@ def require_crop(crop: tuple[int, int] | None, space: LGCNetSpace) -> None:
     """
     if crop is None or crop == space.input:
         return
-    stride = space.plan.stride
-    if any(side % stride or side < 2 * stride for side in crop):
-        raise UsageError(
-            f"--crop {crop[0]}x{crop[1]}: both sides must be multiples of the network's stride, {stride}, and at least "
-            f"{2 * stride}"
-        )
+    if not space.accepts_size(crop):
+        raise UsageError(f"--crop {crop[0]}x{crop[1]}: both sides must be {space.describe_sizes()}")
     if crop[0] > space.input[0] or crop[1] > space.input[1]:
         raise UsageError(
             f"--crop {crop[0]}x{crop[1]} is larger than the space's input, {space.input[0]}x{space.input[1]}"

@@ -207,7 +207,7 @@ def _list_space_differences(a: LatencyTable, b: LatencyTable) -> list[str]:
         return [] if equal else [f"space {a.space_title}, not {b.space_title}"]
     if a.space.fingerprint == b.space.fingerprint:
         return []
-    return [f"space {a.space_title} ({a.space.fingerprint}), not {b.space_title} ({b.space.fingerprint})"]
+    return [f"space {a.space.description}, not {b.space.description}"]
 
 
 def _without_name(space: Mapping[str, Any]) -> dict[str, Any]:

@@ -411,7 +411,7 @@ class LatencyTable:
         what = ["target"] if differences else []
         if space is not None and space.fingerprint != self.space.fingerprint:
             what.append("space")
-            differences.append(f"space {_format_space(self.space)}, not {_format_space(space)}")
+            differences.append(f"space {self.space.description}, not {space.description}")
         if differences:
             raise MismatchError(
                 f"{self.path} has a different {' and '.join(what)}: {'; '.join(differences)}. "
@@ -466,8 +466,3 @@ def _combine(key: str, parts: list[tuple[Benchmark, float]]) -> Entry:
     if latency < MIN_ENTRY_MS:
         status, reason = schema.NOISY, "indistinguishable from zero"
     return Entry(key, status, reason, max(latency, MIN_ENTRY_MS), ci)
-
-
-def _format_space(space: Space) -> str:
-    classes = f", {space.classes} classes" if isinstance(space, SearchSpace) else ""
-    return f"{space.title}{classes} ({space.fingerprint})"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..space.lgcnet.plan import CellPlan
 from ..space.operators import ZERO
 from ..space.opspec import OpSpec
-from .layers import build_module
+from .layers import StridedUpsample, build_module
 
 
 class Edge(nn.Module):
@@ -129,5 +129,10 @@ class FusionCell(Cell):
         )
 
     def inputs(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Return the inputs, projected at their own resolution, then resized to the cell's."""
-        return [resize(x) for resize, x in zip(self.resize, super().inputs(features), strict=True)]
+        """Return the inputs, projected, then resized to the cell's resolution; see `lgcnet.layout`."""
+        projected = super().inputs(features)
+        sizes = [x.shape[-2:] for x, source in zip(projected, self.plan.inputs, strict=True) if source.resize is None]
+        return [
+            resize(x, (int(sizes[0][0]), int(sizes[0][1]))) if isinstance(resize, StridedUpsample) else resize(x)
+            for resize, x in zip(self.resize, projected, strict=True)
+        ]

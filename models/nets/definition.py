@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ...errors import FileFormatError, UsageError
 from ...files import read_text, write_atomic
+from ..geometry import Geometry
 from ..images import IMAGENET, Normalisation
 from ..palettes import Palette
 from ..space.protocol import ARCHITECTURE_FILE, Architecture
@@ -69,6 +70,12 @@ class NetworkDefinition:
     def architecture(self) -> Architecture | None:
         """Architecture of a search space; None for other sources."""
         return self.source.architecture if isinstance(self.source, ArchitectureSource) else None
+
+    @property
+    def geometry(self) -> Geometry:
+        """Positions of the logits in the image: those of the space, half-pixel centres without one."""
+        architecture = self.architecture
+        return Geometry.HALF_PIXEL if architecture is None else architecture.search_space.geometry
 
     def with_input(self, size: tuple[int, int]) -> Self:
         """Return the definition for images of a different size, (height, width)."""

@@ -18,9 +18,11 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from .. import recipe
+from ..geometry import Size, strided_length
 from ..space.operators import get_recipe
-from ..space.opspec import OpSpec, strided_length
+from ..space.opspec import OpSpec
 from .outputs import list_outputs
+from .resizing import upsample_strided
 
 ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
@@ -97,7 +99,7 @@ class ResidualBlock(nn.Module):
 
 
 class BilinearResize(nn.Module):
-    """Bilinear interpolation of a `Resize` layer: [N, C, *source] -> [N, C, *target]."""
+    """Bilinear interpolation of a `Resize` layer, half-pixel centres: [N, C, *source] -> [N, C, *target]."""
 
     def __init__(self, layer: recipe.Resize) -> None:
         super().__init__()
@@ -115,6 +117,18 @@ class BilinearResize(nn.Module):
         if self.layer.target > self.layer.source:
             return height * factor, width * factor
         return strided_length(height, factor), strided_length(width, factor)
+
+
+class StridedUpsample(nn.Module):
+    """Bilinear interpolation of a strided `Resize` layer: [N, C, *source] -> [N, C, *target]."""
+
+    def __init__(self, layer: recipe.Resize) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, size: Size | None = None) -> Tensor:
+        """Interpolate to the layer's target, or for features of images of another size to `size`, (height, width)."""
+        return upsample_strided(x, self.layer.factor, size or self.layer.target)
 
 
 class ResizeTo(nn.Module):
@@ -182,7 +196,7 @@ def _layer(layer: recipe.Layer) -> nn.Module:
         case recipe.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.padding)
         case recipe.Resize():
-            return BilinearResize(layer)
+            return StridedUpsample(layer) if layer.strided else BilinearResize(layer)
         case recipe.Add():
             return Sum()
         case recipe.Concat():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import MismatchError
+from ..geometry import Geometry
 from ..images import IMAGENET, Normalisation
 from ..space.lgcnet import LGCNetArchitecture, LGCNetSpace
 from ..space.opspec import OpSpec
@@ -73,8 +74,7 @@ class LGCNet(Skeleton):
     def __init__(self, space: Space, architecture: Architecture) -> None:
         if architecture.space.fingerprint != space.fingerprint:
             raise MismatchError(
-                f"the architecture belongs to space {architecture.space.name} ({architecture.space.fingerprint}), "
-                f"not {space.name} ({space.fingerprint})"
+                f"the architecture belongs to space {architecture.space.description}, not {space.description}"
             )
         own = LGCNetArchitecture.require(architecture)
         super().__init__(space, [*own.cells, own.fusion], own.head)
@@ -83,6 +83,11 @@ class LGCNet(Skeleton):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits at the fusion cell's resolution, [N, classes, h, w]."""
         return self.compute(x)
+
+
+def get_geometry(network: nn.Module) -> Geometry:
+    """Return the positions of a network's logits in the image: those of its space, half-pixel centres without one."""
+    return network.space.geometry if isinstance(network, Skeleton) else Geometry.HALF_PIXEL
 
 
 class DenseOutput(nn.Module):

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...errors import FileFormatError, LgcError, MissingOperatorError, UsageError
+from ..geometry import GEOMETRY_FIELD, Geometry
 from ..space.protocol import CORE, END_TO_END, EXPORT_SCOPES, Architecture
 
 if TYPE_CHECKING:
@@ -150,6 +151,22 @@ class Signature:
 
         values = self._parse_metadata(NORMALISATION_KEY)
         return 255.0 if not self.is_lgc_export and list_pixel_scales(values["mean"], values["std"]) == {255.0} else 1.0
+
+    @property
+    def geometry(self) -> Geometry:
+        """Positions of the logits in the image; half-pixel centres in files of other programs, and in old ones of lgc.
+
+        Raises:
+            FileFormatError: The file is of lgc, and its geometry is unknown.
+        """
+        text = self.metadata.get(GEOMETRY_FIELD) if self.is_lgc_export else None
+        if text is None:
+            return Geometry.HALF_PIXEL
+        if text not in (known := [str(int(each)) for each in Geometry]):
+            raise FileFormatError(
+                f"{self.where}: metadata `{GEOMETRY_FIELD}` is {text[:20]!r}, known: {', '.join(known)}: update lgc"
+            )
+        return Geometry(int(text))
 
     @cached_property
     def metadata_remarks(self) -> tuple[str, ...]:

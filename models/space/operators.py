@@ -66,6 +66,8 @@ MODULES = f"{__name__.partition('.')[0]}.models.nets.modules"
 
 ZERO = "zero"
 """Operator of an absent edge."""
+UPSAMPLE_STRIDED = "upsample_strided"
+"""Upsampling of spaces whose geometry is `Geometry.STRIDED`."""
 
 _RESERVED = """
     add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double dump_patches eval
@@ -358,6 +360,12 @@ def _downsample(spec: OpSpec) -> tuple[Layer, ...]:
 @register_operator("upsample", upsamples=True)
 def _upsample(spec: OpSpec) -> tuple[Layer, ...]:
     return (Resize(spec.coarse, spec.fine, spec.stride),)
+
+
+@register_operator(UPSAMPLE_STRIDED, upsamples=True)
+def _upsample_strided(spec: OpSpec) -> tuple[Layer, ...]:
+    """Upsampling in which pixel p reads feature p / stride."""
+    return (Resize(spec.coarse, spec.fine, spec.stride, strided=True),)
 
 
 @register_operator("argmax")

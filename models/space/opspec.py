@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ...errors import UsageError
+from ..geometry import strided_length
 
 OPERATOR_NAME = "[a-z0-9_]+"
 """Pattern of an operator's name."""
@@ -62,8 +63,3 @@ class OpSpec:
     def coarse(self) -> tuple[int, int]:
         """Height and width of the coarser side: the finer side's divided by the stride, rounded up."""
         return strided_length(self.height, self.stride), strided_length(self.width, self.stride)
-
-
-def strided_length(length: int, stride: int) -> int:
-    """Return the length of an axis after a stride: divided, rounded up."""
-    return -(-length // stride)

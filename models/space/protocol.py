@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from ...errors import FileFormatError, MismatchError, UnknownNameError, UsageError
 from ...files import describe, read_text, write_atomic
 from ...yaml_text import parse_yaml
+from ..geometry import Geometry
 from .operators import ZERO, count_macs, count_parameters
 from .opspec import OpSpec
 
@@ -279,6 +280,11 @@ class Space(ABC):
         return self.name
 
     @property
+    def description(self) -> str:
+        """Title and what else tells spaces apart, for messages on a mismatch."""
+        return f"{self.title} ({self.fingerprint})"
+
+    @property
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash of all that distinguishes the space, except its name: 12 hexadecimal digits.
@@ -420,6 +426,7 @@ class SearchSpace(Space):
     Attributes:
         input: Height and width of the input image in pixels.
         classes: Number of semantic classes.
+        geometry: Positions of features and logits in the image.
     """
 
     if TYPE_CHECKING:
@@ -427,12 +434,19 @@ class SearchSpace(Space):
         @property
         def input(self) -> tuple[int, int]: ...  # noqa: D102
         @property
+        def geometry(self) -> Geometry: ...  # noqa: D102
+        @property
         def classes(self) -> int: ...  # noqa: D102
 
     @property
     def title(self) -> str:
         """Name and input size, e.g. `tiny 192x256`."""
         return f"{self.name} {self.input[0]}x{self.input[1]}"
+
+    @property
+    def description(self) -> str:
+        """Title, number of classes, geometry and fingerprint."""
+        return f"{self.title}, {self.classes} classes, geometry {self.geometry} ({self.fingerprint})"
 
     @abstractmethod
     def with_input(self, height: int, width: int) -> Self:

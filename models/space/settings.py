@@ -7,9 +7,19 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ...errors import FileFormatError, LgcError, MissingOperatorError, UnknownNameError, UnknownOperatorError
+from ..geometry import GEOMETRY_FIELD, Geometry
 from ..recipe import hash_text
 from .operators import OPERATORS, ZERO, require_operators
 
@@ -52,6 +62,9 @@ class SpaceSettings(_Section):
     """Display name, excluded from the fingerprint."""
     input: tuple[PixelCount, PixelCount]
     """Height and width of the input image in pixels."""
+    geometry: Geometry = Geometry.HALF_PIXEL
+    """Positions of features in the image: 2, at multiples of their stride; 1, as in lgc 0.1, by half-pixel centres,
+    which resizes shift by up to half a stride. New spaces take 2. Ours."""
     classes: Annotated[int, Field(ge=2, le=255)]
     """Number of semantic classes."""
     operators: Annotated[tuple[str, ...], Field(min_length=2)]
@@ -95,7 +108,10 @@ class SpaceSettings(_Section):
             raise ValueError(f"head_widths must be strictly increasing: {self.head_widths}")
         if self.head_channels in self.head_widths:
             raise ValueError(f"head_widths must not repeat head_channels, {self.head_channels}: {self.head_widths}")
-        coarsest = max(len(self.reductions) + sum(stride - 1 for stride in self.stem.strides), self.fusion.level)
+        stem = sum(stride - 1 for stride in self.stem.strides)
+        if self.is_strided and self.fusion.level < stem:
+            raise ValueError(f"fusion.level must be at least the stem's level, {stem}, in geometry {self.geometry}")
+        coarsest = max(len(self.reductions) + stem, self.fusion.level)
         if 2**coarsest > min(self.input):
             height, width = self.input
             raise ValueError(f"input {height}x{width} is too small for features at 1/{2**coarsest} of its size")
@@ -107,6 +123,19 @@ class SpaceSettings(_Section):
         excluded = {"name"} if self.head_widths else {"name", "head_widths"}
         content = self.model_dump(mode="json", exclude=excluded) | ({"recipes": dict(recipes)} if recipes else {})
         return hash_text(json.dumps(content, sort_keys=True))
+
+    @model_serializer(mode="wrap")
+    def _omit_first_geometry(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the geometry of spaces from before it, whose files and fingerprints stay unchanged."""
+        content: dict[str, Any] = serialise(self)
+        if not self.is_strided:
+            content.pop(GEOMETRY_FIELD, None)
+        return content
+
+    @property
+    def is_strided(self) -> bool:
+        """True if features are at multiples of their stride."""
+        return self.geometry == Geometry.STRIDED
 
     @cached_property
     def heads(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from ...files import ensure_folder, hash_file, write_atomic
 from ...lut.table.table import network_key
+from ...models.geometry import GEOMETRY_FIELD
 from ...models.images import RGBImage, normalise_image
 from ...models.nets.definition import Log as Log
 from ...models.nets.definition import NetworkDefinition, load_definition
@@ -128,6 +129,7 @@ class Network:
             "precision": precision,
             WEIGHTS_KEY: "random" if self.weights is None else "trained",
             NORMALISATION_KEY: json.dumps(asdict(definition.normalisation)),
+            GEOMETRY_FIELD: str(int(definition.geometry)),
         }
         if self.digest is not None:
             metadata[DIGEST_KEY] = self.digest

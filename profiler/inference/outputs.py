@@ -3,7 +3,7 @@
 output   scores of C classes [1, C, h, w] or [1, h, w, C]; scores or probabilities of one class [1, 1, h, w]; a mask of
          booleans, or a label map of integers or integral floats, [1, 1, h, w], [1, h, w], [h, w] or [1, h, w, 1];
          integers may be quantised scores or probabilities
-classes  at the network's size [H, W]: scores are interpolated bilinearly, corners not aligned, before the largest is
+classes  at the network's size [H, W]: scores are interpolated bilinearly, by the file's geometry, before the largest is
          taken; labels by nearest neighbour
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FileFormatError, MeasurementError, UsageError
+from ...models.geometry import Geometry
 from ...models.map_sizes import covers_image
 from ...models.onnx.reading.pixel_maps import PixelMap, is_ambiguous, list_pixel_maps
 from ...models.onnx.signature import NHWC, OUTPUT_OPTION, ImageInput, TensorSpec
@@ -63,6 +64,7 @@ class OutputDecoder:
         values: meaning and scale of the values; the meaning is one of `OUTPUT_VALUES` or `MASK`.
         threshold: probability above which a pixel belongs to the only class; None for label maps and several channels.
         remarks: assumptions, as sentences without a full stop.
+        geometry: positions of scores in the image.
     """
 
     output: TensorSpec
@@ -72,6 +74,7 @@ class OutputDecoder:
     values: StoredValues
     threshold: float | None = None
     remarks: tuple[str, ...] = ()
+    geometry: Geometry = Geometry.HALF_PIXEL
 
     @classmethod
     def for_output(
@@ -154,7 +157,7 @@ class OutputDecoder:
         if np.issubdtype(maps.dtype, np.floating) and not np.isfinite(maps).all():
             raise MeasurementError("the network's output is not finite")
         if self.channels > 1:
-            return find_largest_channel(maps.astype(np.float32, copy=False), self.size)
+            return find_largest_channel(maps.astype(np.float32, copy=False), self.size, self.geometry)
         values = maps[0]
         if self.values.is_scaled:
             values = ((values.astype(np.float64) - self.values.zero_point) * self.values.scale).astype(np.float32)
@@ -170,7 +173,7 @@ class OutputDecoder:
             )
         is_probability = self.values.meaning == PROBABILITIES
         limit = self.threshold if is_probability else math.log(self.threshold / (1 - self.threshold))
-        return (upsample(values, self.size) > limit).astype(np.uint8)
+        return (upsample(values, self.size, self.geometry) > limit).astype(np.uint8)
 
 
 def _choose_map(
@@ -284,14 +287,16 @@ def _to_labels(values: NDArray[Any]) -> Labels:
     return values.astype(np.uint8, copy=False)
 
 
-def find_largest_channel(scores: NDArray[np.float32], size: tuple[int, int]) -> Labels:
+def find_largest_channel(
+    scores: NDArray[np.float32], size: tuple[int, int], geometry: Geometry = Geometry.HALF_PIXEL
+) -> Labels:
     """Return the largest channel of every pixel, [C, h, w] -> [*size].
 
     Channels are upsampled one by one: together they take hundreds of megabytes at Cityscapes' size.
     """
-    labels, best = np.zeros(size, np.uint8), upsample(scores[0], size)
+    labels, best = np.zeros(size, np.uint8), upsample(scores[0], size, geometry)
     for index in range(1, len(scores)):
-        channel = upsample(scores[index], size)
+        channel = upsample(scores[index], size, geometry)
         larger = channel > best
         labels[larger] = index
         np.maximum(best, channel, out=best)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...errors import UsageError
 from ...models.onnx.signature import OUTPUT_OPTION, Signature, describe_outputs
-from ...models.space.protocol import DENSE, END_TO_END
+from ...models.space.protocol import CORE, DENSE, END_TO_END
 from .output_values import LABELS, StoredValues
 from .outputs import OutputDecoder, OutputOptions
 from .preprocessing import InputOptions, Preprocessing
@@ -72,5 +72,7 @@ class Pipeline:
         if network.own_scope in (DENSE, END_TO_END):
             values = StoredValues(LABELS)
         decoder = OutputDecoder.for_output(output, preprocessing.image, values, options.outputs, network.where)
+        if network.own_scope == CORE:
+            decoder = replace(decoder, geometry=network.geometry)
         remarks = (*network.metadata_remarks, *preprocessing.remarks, *decoder.remarks)
         return cls(preprocessing, decoder, names.index(output.name), remarks)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from ...models.nets.network import LGCNet
+from ...models.geometry import Geometry
+from ...models.nets.network import LGCNet, get_geometry
 from ...models.random_state import seed_generators
 from ...models.space.protocol import Architecture
 from ..config import SearchConfig
@@ -93,6 +94,7 @@ def run_trial(
     """
     with seed_generators(seed):
         network = LGCNet(architecture.space, architecture)
+    geometry = get_geometry(network)
     synchronise_norms(network, fabric)
     place_network(network.train(), fabric)
     optimiser = WeightOptimiser(network, config, config.trial_steps, fabric)
@@ -102,7 +104,7 @@ def run_trial(
         images, labels = (part.to(fabric.device, non_blocking=True) for part in batch)
         with fabric.autocast():
             logits = network(images)
-        return upsampled_loss(logits, labels, fabric, class_weights), logits, labels
+        return upsampled_loss(logits, labels, fabric, class_weights, geometry), logits, labels
 
     batches = load_batches(
         _reseed(half, seed),
@@ -125,7 +127,7 @@ def run_trial(
         for batch in held_out:
             loss, logits, labels = compute(batch)
             losses.append(average_over_processes(loss, fabric))
-            confusion += _count_confusions(logits, labels)
+            confusion += _count_confusions(logits, labels, geometry)
     mean = sum(losses) / len(losses)
     if not math.isfinite(mean):
         return Trial(seed, None, None)
@@ -140,14 +142,14 @@ def _reseed(dataset: SegmentationDataset, seed: int) -> SegmentationDataset:
     return other
 
 
-def _count_confusions(logits: Tensor, labels: Tensor) -> Tensor:
+def _count_confusions(logits: Tensor, labels: Tensor, geometry: Geometry) -> Tensor:
     """Return the confusion matrix of a batch, counts [C, C] with the truth in rows.
 
     Images are counted one by one, as upsampled logits [N, C, H, W] would take much memory.
     """
     matrices = [
         multiclass_confusion_matrix(
-            find_classes(logits[i : i + 1].float(), (labels.shape[1], labels.shape[2])),
+            find_classes(logits[i : i + 1].float(), (labels.shape[1], labels.shape[2]), geometry),
             labels[i : i + 1].long(),
             logits.shape[1],
             ignore_index=IGNORE,

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ...errors import TrainingError
+from ...models.nets.network import get_geometry
+from ...models.nets.resizing import upsample_logits
 from ...models.random_state import seed_generators
 from ...models.space.lgcnet.plan import edge_name
 from ..config import SearchConfig
@@ -146,7 +147,7 @@ class SupernetTrainer:
         self._adam = torch.optim.Adam(groups, betas=(0.5, 0.999), weight_decay=config.arch_decay)
         self.objective = make_objective(config, constraint)
         self._noise = torch.Generator().manual_seed(config.seed)
-        self._compute_losses = SegmentationLoss(False, fabric, class_weights)
+        self._compute_losses = SegmentationLoss(False, fabric, class_weights, get_geometry(self.net))
         self.step = 0
         self.seconds = 0.0
 
@@ -269,7 +270,8 @@ class SupernetTrainer:
             images, labels = (part.to(self.fabric.device) for part in batch)
             with self.fabric.autocast():
                 logits = self.net(images, SampledPath(sample.choices))
-            classes = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear").argmax(dim=1)
+            size = (labels.shape[-2], labels.shape[-1])
+            classes = upsample_logits(logits.float(), size, get_geometry(self.net)).argmax(dim=1)
             confusion = multiclass_confusion_matrix(classes, labels.long(), logits.shape[1], ignore_index=IGNORE)
             choices = self.alphas.probabilities().argmax(dim=-1).tolist()
         names = tuple(str(index) for index in range(len(confusion)))

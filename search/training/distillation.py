@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ...errors import UsageError
 from ...files import hash_file
+from ...models.geometry import Geometry
 from ...models.images import Normalisation
 from ...models.nets.checks import check_outputs
 from ...models.nets.definition import Log, NetworkDefinition, find_factory, load_definition
@@ -36,11 +37,13 @@ class Teacher:
         network: [N, 3, H, W] -> logits [N, C, h, w], of images in the student's normalisation; frozen, in evaluation
             mode.
         digest: 12 hexadecimal digits of the SHA-256 of its weights.
+        geometry: positions of its logits in the image.
     """
 
     path: Path
     network: nn.Module
     digest: str
+    geometry: Geometry = Geometry.HALF_PIXEL
 
 
 def load_teacher(
@@ -69,12 +72,13 @@ def load_teacher(
     definition = _load_definition(path, student, factory, log)
     _require_same_classes(path, definition, student, log)
     architecture = definition.architecture
-    stride = 1 if architecture is None else LGCNetSpace.require(architecture.space).plan.stride
-    if any(side % stride for side in size):
-        raise UsageError(
-            f"the teacher {path} needs images whose sides are multiples of {stride}, not {size[0]}x{size[1]}; "
-            "choose another --crop"
-        )
+    if architecture is not None and size != architecture.search_space.input:
+        space = LGCNetSpace.require(architecture.space)
+        if not space.accepts_size(size):
+            raise UsageError(
+                f"the teacher {path} needs images whose sides are {space.describe_sizes()}, not {size[0]}x{size[1]}; "
+                "choose another --crop"
+            )
     network = definition.build()
     network.load_state_dict(load_weights(weights, definition))
     if architecture is None:
@@ -88,7 +92,7 @@ def load_teacher(
             log(f"teacher {path}: {warning}")
     if definition.normalisation != student.normalisation:
         network = nn.Sequential(Renormalise(student.normalisation, definition.normalisation), network)
-    return Teacher(path, network.eval().requires_grad_(False), hash_file(weights))
+    return Teacher(path, network.eval().requires_grad_(False), hash_file(weights), definition.geometry)
 
 
 class Renormalise(nn.Module):
@@ -155,10 +159,10 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
 
     Args:
         logits: logits of the student, [N, C, h, w].
-        teacher_logits: logits of the teacher at any resolution, [N, C, h', w']; resized to the student's.
+        teacher_logits: logits of the teacher at the same positions, [N, C, h, w]; see `resizing.relocate_logits`.
         temperature: temperature of both softmax functions.
     """
-    targets = F.interpolate(teacher_logits.float(), size=logits.shape[-2:], mode="bilinear", align_corners=False)
-    student, teacher = (F.log_softmax(value / temperature, dim=1) for value in (logits.float(), targets))
+    pair = (logits.float(), teacher_logits.float())
+    student, teacher = (F.log_softmax(value / temperature, dim=1) for value in pair)
     divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
     return divergence.mean() * temperature**2

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import DataError
+from ...models.geometry import Geometry
+from ...models.nets.resizing import upsample_logits
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..runtime.fabric import average_count
@@ -29,7 +31,11 @@ MAX_COUNTED_IMAGES = 500
 
 
 def upsampled_loss(
-    logits: Tensor, labels: Tensor, fabric: Fabric | None = None, weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    fabric: Fabric | None = None,
+    weights: Tensor | None = None,
+    geometry: Geometry = Geometry.HALF_PIXEL,
 ) -> Tensor:
     """Return the mean cross-entropy of logits [N, C, h, w], upsampled bilinearly, with labels [N, H, W].
 
@@ -41,8 +47,9 @@ def upsampled_loss(
         labels: classes, of any integer type.
         fabric: processes that share the batch.
         weights: weights of the classes, [C]; None for equal weights.
+        geometry: positions of the logits in the image.
     """
-    return SegmentationLoss(False, fabric, weights)([logits], labels)[0]
+    return SegmentationLoss(False, fabric, weights, geometry)([logits], labels)[0]
 
 
 def ohem_loss(logits: Tensor, labels: Tensor, fabric: Fabric | None = None, weights: Tensor | None = None) -> Tensor:
@@ -62,17 +69,24 @@ class SegmentationLoss:
         ohem: Average over hard pixels, as in `ohem_loss`; else over all, as in `upsampled_loss`.
         fabric: processes that share the batch.
         weights: weights of the classes, [C]; None for equal weights.
+        geometry: positions of the logits in the image.
     """
 
-    def __init__(self, ohem: bool, fabric: Fabric | None = None, weights: Tensor | None = None) -> None:
-        self._ohem, self._fabric = ohem, fabric
+    def __init__(
+        self,
+        ohem: bool,
+        fabric: Fabric | None = None,
+        weights: Tensor | None = None,
+        geometry: Geometry = Geometry.HALF_PIXEL,
+    ) -> None:
+        self._ohem, self._fabric, self._geometry = ohem, fabric, geometry
         self._weights = weights if weights is None or fabric is None else weights.to(fabric.device)
 
     def __call__(self, outputs: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
         """Return the loss (scalar) of each output: logits [N, C, h, w] of any resolution, with labels [N, H, W]."""
         classes, labelled = labels.long(), labels != IGNORE
         weight = weigh_pixels(classes, self._weights)
-        return [self._average(pixel_losses(logits, classes), labelled, weight) for logits in outputs]
+        return [self._average(pixel_losses(logits, classes, self._geometry), labelled, weight) for logits in outputs]
 
     def _average(self, losses: Tensor, labelled: Tensor, weight: Tensor) -> Tensor:
         """Return the weighted mean of the losses of pixels; all arguments are [N, H, W]."""
@@ -156,7 +170,7 @@ def compute_class_weights(dataset: SegmentationDataset) -> Tensor:
     return torch.from_numpy(weights / max((weights * share).sum(), 1e-12)).float()
 
 
-def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
+def pixel_losses(logits: Tensor, labels: Tensor, geometry: Geometry = Geometry.HALF_PIXEL) -> Tensor:
     """Return the cross-entropy of each pixel, float32 [N, H, W], 0 if ignored; logits [N, C, h, w] are upsampled."""
-    full = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+    full = upsample_logits(logits.float(), (labels.shape[-2], labels.shape[-1]), geometry)
     return F.cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="none")

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import FileFormatError, MismatchError, TrainingError
+from ...models.nets.network import get_geometry
 from ...models.nets.outputs import get_logits
 from ...models.nets.probe import LogitsProbe
+from ...models.nets.resizing import relocate_logits
 from ...models.nets.weights import copy_infinite_tensors, find_invalid
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
@@ -149,8 +151,10 @@ class NetworkTrainer:
         self._model.train()
         self._local_statistics = list_local_statistics(network)
         self._average = WeightAverage(network.network, config.ema) if config.ema else None
-        self._compute_losses = SegmentationLoss(config.ohem, fabric, class_weights)
+        self._geometry = get_geometry(network.network)
+        self._compute_losses = SegmentationLoss(config.ohem, fabric, class_weights, self._geometry)
         self._teacher = None if teacher is None else teacher.network.to(fabric.device)
+        self._teacher_geometry = self._geometry if teacher is None else teacher.geometry
 
     @property
     def network(self) -> nn.Module:
@@ -174,6 +178,9 @@ class NetworkTrainer:
         if self._teacher is not None:
             with torch.no_grad(), fabric.autocast():
                 targets = get_logits(self._teacher(images))
+            targets = relocate_logits(
+                targets, self._teacher_geometry, (images.shape[-2], images.shape[-1]), logits, self._geometry
+            )
             teacher_loss = distillation_loss(logits, targets, config.temperature)
             total, record["teacher_loss"] = total + config.teacher_weight * teacher_loss, teacher_loss.detach()
         self._optimiser.zero_grad(set_to_none=True)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ...errors import TrainingError
+from ...models.geometry import Geometry
+from ...models.nets.network import get_geometry
 from ...models.nets.outputs import get_logits
+from ...models.nets.resizing import upsample_logits
 from ...precisions import without_tf32
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import CPU, load_single_images
@@ -82,6 +84,7 @@ def evaluate_network(
     shard = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     counts = torch.zeros(dataset.num_classes, dataset.num_classes, dtype=torch.int64, device=device)
     extent = torch.full((5,), -(1 << 40), dtype=torch.int64, device=device)  # its last value is 1 after an error
+    geometry = get_geometry(network)
     invalid: Path | None = None
     images = load_single_images(dataset, workers=workers, shard=shard, device=device)
     with torch.no_grad(), without_tf32(), closing(images):
@@ -91,7 +94,8 @@ def evaluate_network(
             if not bool(logits.isfinite().all()):
                 invalid, extent[-1] = dataset.pairs[index].image, 1
                 break  # all processes raise the error together, so that none waits for another
-            classes = find_classes(logits.float(), (height, width))
+            shown = (image.shape[-2], image.shape[-1])
+            classes = find_classes(logits.float(), (height, width), geometry, shown)
             counts += multiclass_confusion_matrix(
                 classes,
                 label,
@@ -113,15 +117,20 @@ def evaluate_network(
     return compute_scores(counts.cpu(), dataset.classes), (height, width) if lowest == [-height, -width] else None
 
 
-def find_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the classes of logits upsampled bilinearly, [1, C, h, w] -> [1, *size].
+def find_classes(
+    logits: Tensor,
+    size: tuple[int, int],
+    geometry: Geometry = Geometry.HALF_PIXEL,
+    image: tuple[int, int] | None = None,
+) -> Tensor:
+    """Return the classes of logits upsampled bilinearly, [1, C, h, w] -> [1, *size]; see `resizing.upsample_logits`.
 
     Above `MAX_UPSAMPLED` values, some channels are upsampled at a time, bit-identically: torch's kernels round by
     memory format and position in a vector, and have others for up to three channels.
     """
 
     def upsample(part: Tensor) -> Tensor:
-        return F.interpolate(part, size=size, mode="bilinear", align_corners=False)
+        return upsample_logits(part, size, geometry, image)
 
     channels = logits.shape[1]
     count = max(1, MAX_UPSAMPLED // (size[0] * size[1] * VECTOR)) * VECTOR

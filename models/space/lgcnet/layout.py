@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..opspec import OpSpec, strided_length
+from ...geometry import strided_length
+from ..operators import UPSAMPLE_STRIDED
+from ..opspec import OpSpec
 from ..settings import SpaceSettings
 from .plan import CellPlan, EdgePlan, InputPlan, NetworkPlan
 
@@ -38,6 +40,7 @@ def plan_network(space: SpaceSettings) -> NetworkPlan:
         cells.append(cell)
         features.append(output)
     fusion, fused = _fusion_cell(space, features)
+    upsample = UPSAMPLE_STRIDED if space.is_strided else "upsample"
     heads = tuple(
         (
             OpSpec("conv_3x3", fused.channels, width, fused.height, fused.width),
@@ -46,7 +49,7 @@ def plan_network(space: SpaceSettings) -> NetworkPlan:
         for width in space.heads
     )
     dense = (
-        OpSpec("upsample", space.classes, space.classes, *space.input, 2**fused.level),
+        OpSpec(upsample, space.classes, space.classes, *space.input, 2**fused.level),
         OpSpec("argmax", space.classes, 1, *space.input),
     )
     return NetworkPlan(tuple(stem), tuple(cells), fusion, heads, dense)
@@ -64,20 +67,26 @@ def _backbone_cell(space: SpaceSettings, index: int, features: list[_Feature]) -
 
 
 def _fusion_cell(space: SpaceSettings, features: list[_Feature]) -> tuple[CellPlan, _Feature]:
-    """Return the fusion cell and its output; the inputs are each level's last feature at the cell's resolution."""
+    """Return the fusion cell and its output; the inputs are each level's last feature at the cell's resolution.
+
+    Coarser features are projected, then upsampled. Finer ones are projected by a strided convolution, which reads every
+    second feature or fewer; with half-pixel centres, they are projected first, then downsampled.
+    """
     last_of_level = {feature.level: index for index, feature in enumerate(features)}
     level, width = space.fusion.level, space.fusion.channels
     output = _Feature.at_level(space, level, width * space.fusion.nodes)
     inputs = []
     for index in sorted(last_of_level.values()):
         feature = features[index]
+        projected = max(feature.level, level) if space.is_strided else feature.level
         resize = None
-        if feature.level > level:
-            resize = OpSpec("upsample", width, width, output.height, output.width, 2 ** (feature.level - level))
-        elif feature.level < level:
-            factor = 2 ** (level - feature.level)
+        if projected > level:
+            upsample = UPSAMPLE_STRIDED if space.is_strided else "upsample"
+            resize = OpSpec(upsample, width, width, output.height, output.width, 2 ** (projected - level))
+        elif projected < level:
+            factor = 2 ** (level - projected)
             resize = OpSpec("downsample", width, width, feature.height, feature.width, factor)
-        inputs.append(InputPlan(index, _projection(feature, width, feature.level), resize))
+        inputs.append(InputPlan(index, _projection(feature, width, projected), resize))
     return _cell("fusion", space.operators, tuple(inputs), output, output), output
 
 

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from ....errors import UsageError
+from ...geometry import Size
 from ..operators import digest_recipes
 from ..protocol import DEFAULT_KIND, Architecture, Decision, Requirement, SearchSpace, Slot, register_space
 from ..settings import SpaceSettings, validate
@@ -102,6 +103,21 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
         draws = draw_spread(self.plan.searched_cells, self.operators, self.heads, count, seed)
         for index, (cells, width) in enumerate(draws):
             yield self._build(cells, width, {"sampled": "spread", "seed": seed, "index": index})
+
+    def accepts_size(self, size: Size) -> bool:
+        """Return True if networks take images of this height and width, besides the space's own.
+
+        With half-pixel centres, sides have to be multiples of the network's stride, so that resizes fit.
+        """
+        stride = self.plan.stride
+        return all(side >= 2 * stride and (self.is_strided or side % stride == 0) for side in size)
+
+    def describe_sizes(self) -> str:
+        """Return the condition on the sides of such images, as the end of a sentence."""
+        stride = self.plan.stride
+        if self.is_strided:
+            return f"at least {2 * stride}, twice the network's stride"
+        return f"multiples of the network's stride, {stride}, and at least {2 * stride}"
 
     def with_input(self, height: int, width: int) -> Self:
         """Return the same space for images of `height` x `width` pixels.
