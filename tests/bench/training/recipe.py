@@ -225,10 +225,11 @@ def run_training(training: Training, setting: Setting) -> str:
         size = "x".join(map(str, setting.size))
         train = ("--network", network, "--input", size, "--out", str(run), *recipe["options"])
         lengths = ("--batch", str(setting.batch), "--steps", str(count_steps(setting)), "--seed", str(training.seed))
-        results = {"train": call(training, setting, recipe["commit"], held, *train, *lengths)}
+        tree = trees.check_out(recipe["commit"], setting.work / "trees", setting.repository)
+        results = {"train": call(training.name, setting, tree, held, *train, *lengths)}
         for split in SPLITS:
             score = (str(run), "--network", network, "--evaluate", "--split", split)
-            results[split] = call(training, setting, recipe["commit"], held, *score)
+            results[split] = call(training.name, setting, tree, held, *score)
     content = {
         "recipe": training.recipe,
         **recipe,
@@ -274,11 +275,10 @@ def count_steps(setting: Setting) -> int:
     return setting.epochs * max(len(load_dataset(setting.data, "train")) // setting.batch, 1)
 
 
-def call(training: Training, setting: Setting, commit: str, held: int, *arguments: str) -> dict[str, Any]:
-    """Return the result of `lgc-train` of a commit; stop if it fails. What it prints is in the training's log."""
-    tree = trees.check_out(commit, setting.work / "trees", setting.repository)
+def call(name: str, setting: Setting, tree: Path, held: int, *arguments: str) -> dict[str, Any]:
+    """Return the result of `lgc-train` of a source tree; stop if it fails. What it prints is in the training's log."""
     line = [*trees.command("train"), *arguments, "--data", str(setting.data), "--json"]
-    log = setting.work / f"{training.name}.log"
+    log = setting.work / f"{name}.log"
     with log.open("a") as file:
         done = subprocess.run(
             line,
@@ -291,7 +291,7 @@ def call(training: Training, setting: Setting, commit: str, held: int, *argument
             pass_fds=(held,),
         )
     if done.returncode:
-        raise TrainingFailedError(f"{training.name}: exit code {done.returncode}, see {log}")
+        raise TrainingFailedError(f"{name}: exit code {done.returncode}, see {log}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

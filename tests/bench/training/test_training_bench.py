@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from lgc.models.geometry import Geometry
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.losses import ohem_loss, upsampled_loss
 
 from ..common.paired_timing import compare_rounds, time_in_turns
-from . import clipping, comparators, forms, page, recipe, recipe_page, street, trees, views_process
+from . import clipping, comparators, forms, geometry, page, recipe, recipe_page, street, trees, views_process
 from .bare_loop import BareLoop
 
 
@@ -100,6 +101,24 @@ def test_missing_data_is_refused(monkeypatch, tmp_path: Path):
     with pytest.raises(SystemExit, match="pass its folder with --data"):
         recipe.main()
     assert not (tmp_path / "work").exists()
+
+
+def test_geometries_are_paired_by_seed():
+    case = next(iter(geometry.CASES))
+    scores = {(1, 0): 30.0, (1, 1): 32.0, (2, 0): 33.0, (2, 1): 37.0, (1, 2): 99.0}
+    trainings = [
+        {"case": case, "geometry": own, "seed": seed, **{split: {"miou": value} for split in recipe.SPLITS}}
+        for (own, seed), value in scores.items()
+    ]
+    row = geometry.summarise(trainings)[case]
+    assert row["seeds"] == [0, 1]
+    assert (row["test"]["1"], row["test"]["2"]) == ([30.0, 32.0], [33.0, 37.0])
+    assert row["test"]["difference"]["mean"] == 4.0
+
+
+def test_upsampling_of_both_geometries_runs():
+    for own in Geometry:
+        assert geometry.make_graph(2, 4, (30, 48), own)() > 0
 
 
 def test_another_recipe_needs_a_commit():
