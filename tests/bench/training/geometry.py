@@ -216,7 +216,7 @@ def render_page(result: dict[str, Any]) -> str:
         f"Written by `make bench-geometry DATA=DIR` (`tests/bench/training/geometry.py`). Random architectures "
         f"of `{settings['space']}`, one a seed, {settings['epochs']} epochs, batch {settings['batch']}, the default "
         f"recipe at {settings['trained_at']}. In geometry 1, resizes have half-pixel centres; in geometry 2, pixel p "
-        "reads feature p / ratio. Differences are paired by seed, with their 95 % interval (Student's t over the seeds).",
+        "reads feature p / ratio. Differences are paired by seed, with their 95 % interval (Student's t).",
         "",
         "| case | split | geometry 1, mIoU of each seed | geometry 2 | difference |",
         "|" + " --- |" * 5,
