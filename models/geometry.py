@@ -47,7 +47,7 @@ def strided_length(length: int, stride: int) -> int:
 
 
 def find_ratio(image: Size, features: Size) -> int:
-    """Return the ratio of an image to its feature map: the least power of two that divides its sides, rounded up.
+    """Return the ratio of an image to its feature map: the smallest power of two that divides its sides, rounded up.
 
     Raises:
         MismatchError: There is none.

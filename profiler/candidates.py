@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import MismatchError
 from ..models.nets.definition import Log, NetworkDefinition, load_definition
 from ..models.nets.sources import NetworkSource
-from ..models.nets.weights import WEIGHTS_FILE
+from ..models.nets.state.weights import WEIGHTS_FILE
 from ..models.onnx.model import OnnxModel
 from ..models.onnx.reading.binding import FixedSizeError
 from ..models.training_result import StoredScores
@@ -90,7 +90,7 @@ def read_run_candidate(
     definition = own if size is None else own.with_input(size)
     weights, miou, scored_on = None, None, None
     if path.is_dir() and (path / WEIGHTS_FILE).exists():
-        from ..models.nets.weights import load_weights
+        from ..models.nets.state.weights import load_weights
 
         weights = load_weights(path / WEIGHTS_FILE, own, log)
         if definition is own:

@@ -30,7 +30,7 @@ from .outputs import (
     list_outputs,
     split_outputs,
 )
-from .probe import TOLERANCE, LogitsProbe
+from .state.probe import TOLERANCE, LogitsProbe
 
 _MULTIPLES = (8, 16, 32, 64)
 """Multiples that the sides of an image may have to be."""

@@ -127,7 +127,7 @@ class StridedUpsample(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor, size: Size | None = None) -> Tensor:
-        """Interpolate to the layer's target, or for features of images of another size to `size`, (height, width)."""
+        """Interpolate to the layer's target, or for features of other images to `size`, (height, width)."""
         return upsample_strided(x, self.layer.factor, size or self.layer.target)
 
 

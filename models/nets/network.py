@@ -14,7 +14,7 @@ from ..space.lgcnet import LGCNetArchitecture, LGCNetSpace
 from ..space.opspec import OpSpec
 from ..space.protocol import Architecture, Space
 from .cell import Cell, CellPath, FusionCell
-from .layers import build_module
+from .layers import StridedUpsample, build_module
 
 
 class Skeleton(nn.Module):
@@ -107,8 +107,11 @@ class DenseOutput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the label map."""
-        labels: Tensor = self.dense(self.network(x))
-        return labels
+        size = (int(x.shape[-2]), int(x.shape[-1]))
+        out: Tensor = self.network(x)
+        for part in self.dense:
+            out = part(out, size) if isinstance(part, StridedUpsample) else part(out)
+        return out
 
 
 class FrameOutput(nn.Module):

@@ -45,7 +45,7 @@ class _ExportedUpsample(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, x: Any, ratio: int, size: Size) -> Any:
-        """Return the nodes: `Resize`, and `Slice` where the sides are no multiples of the ratio."""
+        """Return the nodes: `Resize`, and `Slice` where the ratio does not divide the sides."""
 
         def constant(values: list[int], dtype: torch.dtype) -> Any:
             return g.op("Constant", value_t=torch.tensor(values, dtype=dtype))

@@ -281,7 +281,7 @@ class Space(ABC):
 
     @property
     def description(self) -> str:
-        """Title and what else tells spaces apart, for messages on a mismatch."""
+        """Title and distinguishing properties, for messages on a mismatch."""
         return f"{self.title} ({self.fingerprint})"
 
     @property
@@ -429,12 +429,12 @@ class SearchSpace(Space):
         geometry: Positions of features and logits in the image.
     """
 
+    geometry: Geometry = Geometry.HALF_PIXEL
+
     if TYPE_CHECKING:
 
         @property
         def input(self) -> tuple[int, int]: ...  # noqa: D102
-        @property
-        def geometry(self) -> Geometry: ...  # noqa: D102
         @property
         def classes(self) -> int: ...  # noqa: D102
 

@@ -202,7 +202,7 @@ def load_network(source: Path, scope: str, log: Log = print, network: NetworkSou
         PluginError: the factory raises an error, or its network does not return logits.
     """
     from ...models.nets.checks import check_outputs
-    from ...models.nets.weights import WEIGHTS_FILE, load_weights
+    from ...models.nets.state.weights import WEIGHTS_FILE, load_weights
 
     definition = load_definition(source, network, log)
     path = source / WEIGHTS_FILE

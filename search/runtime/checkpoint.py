@@ -10,7 +10,7 @@ import torch
 
 from ...errors import FileFormatError
 from ...files import describe, write_atomic
-from ...models.nets.state_dicts import find_foreign_object
+from ...models.nets.state.state_dicts import find_foreign_object
 
 
 class Checkpoint(TypedDict):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import FileFormatError, OutputError
 from ...files import describe, ensure_folder, write_atomic
-from ...models.nets.weights import WEIGHTS_FILE
+from ...models.nets.state.weights import WEIGHTS_FILE
 from ..results import Result
 from .run_settings import BATCH_PER_PROCESS, name_checkpoint, name_result, read_object, upgrade_settings
 

@@ -17,7 +17,7 @@ from ...models.images import Normalisation
 from ...models.nets.checks import check_outputs
 from ...models.nets.definition import Log, NetworkDefinition, find_factory, load_definition
 from ...models.nets.outputs import UNKNOWN_ACTIVATION
-from ...models.nets.weights import WEIGHTS_FILE, load_weights
+from ...models.nets.state.weights import WEIGHTS_FILE, load_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.training_result import read_class_names
 from .config import TrainConfig

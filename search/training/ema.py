@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ...models.nets.weights import copy_infinite_tensors
+from ...models.nets.state.weights import copy_infinite_tensors
 
 _Slot = tuple[dict[str, Tensor], str]
 """Dictionary of a module's parameters or buffers, and a name in it."""

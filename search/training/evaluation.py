@@ -11,7 +11,7 @@ from ...device import CPU
 from ...errors import DataError, OutputError, UsageError
 from ...models.nets.checks import check_outputs
 from ...models.nets.definition import NETWORK_FILE, Log, NetworkDefinition, RunNetwork, load_definition
-from ...models.nets.weights import WEIGHTS_FILE, load_weights
+from ...models.nets.state.weights import WEIGHTS_FILE, load_weights
 from ..data.datasets import SegmentationDataset, load_dataset, require_classes
 from ..data.predictions import PredictionWriter
 from ..runtime.fabric import explain_out_of_memory, open_fabric, place_network

@@ -11,8 +11,8 @@ from ...errors import UsageError
 from ...models.images import Normalisation
 from ...models.nets.definition import NetworkDefinition, read_record
 from ...models.nets.network import LGCNet
-from ...models.nets.state_dicts import read_state_dict
-from ...models.nets.transfer import Transfer, count_fitting, transfer_weights
+from ...models.nets.state.state_dicts import read_state_dict
+from ...models.nets.state.transfer import Transfer, count_fitting, transfer_weights
 from .config import SCRATCH, SUPERNET
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ...errors import FileFormatError, MismatchError, TrainingError
 from ...models.nets.network import get_geometry
 from ...models.nets.outputs import get_logits
-from ...models.nets.probe import LogitsProbe
 from ...models.nets.resizing import relocate_logits
-from ...models.nets.weights import copy_infinite_tensors, find_invalid
+from ...models.nets.state.probe import LogitsProbe
+from ...models.nets.state.weights import copy_infinite_tensors, find_invalid
 from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint

@@ -12,8 +12,8 @@ from ...errors import MismatchError, OutputError, TrainingError, UsageError
 from ...files import hash_file, write_atomic
 from ...models.nets.checks import check_outputs, check_training, require_rebuildable
 from ...models.nets.definition import Log, NetworkDefinition, RunNetwork, load_definition, read_record
-from ...models.nets.probe import LogitsProbe
-from ...models.nets.weights import WEIGHTS_FILE, load_weights, save_weights
+from ...models.nets.state.probe import LogitsProbe
+from ...models.nets.state.weights import WEIGHTS_FILE, load_weights, save_weights
 from ...models.space.lgcnet import LGCNetSpace
 from ...models.space.protocol import ARCHITECTURE_FILE
 from ...models.training_result import StoredScores

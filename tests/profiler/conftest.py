@@ -28,7 +28,7 @@ from lgc.device import Device
 from lgc.errors import MeasurementError
 from lgc.lut import LatencyTable, Target
 from lgc.models import OpSpec, SearchSpace
-from lgc.models.nets.weights import load_weights
+from lgc.models.nets.state.weights import load_weights
 from lgc.models.space.operators import count_macs, get_operator, input_shapes, is_free
 from lgc.profiler import derivation, profile, verification
 from lgc.profiler.backends import BACKENDS, get_backend

@@ -128,7 +128,7 @@ def test_tapped_convolutions_are_compared_unfolded():
 
 def test_run_with_nan_logits_is_refused(mini_space, tmp_path):
     from lgc.models import LGCNet
-    from lgc.models.nets.weights import save_weights
+    from lgc.models.nets.state.weights import save_weights
 
     architecture = mini_space.sample(2)
     architecture.save(tmp_path / "architecture.json")
@@ -141,7 +141,7 @@ def test_run_with_nan_logits_is_refused(mini_space, tmp_path):
 
 def test_run_candidate_has_weights_and_score(mini_space, tmp_path):
     from lgc.models import LGCNet
-    from lgc.models.nets.weights import save_weights
+    from lgc.models.nets.state.weights import save_weights
 
     architecture = mini_space.sample(2)
     run = tmp_path / "street"

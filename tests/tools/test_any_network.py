@@ -17,7 +17,7 @@ from lgc.models.images import normalise_image, read_pixels
 from lgc.models.nets.definition import RunNetwork, load_definition
 from lgc.models.nets.peers import PEERS
 from lgc.models.nets.sources import load_source
-from lgc.models.nets.weights import load_weights
+from lgc.models.nets.state.weights import load_weights
 from lgc.models.onnx.model import OnnxModel
 from lgc.profiler.deployment.parity import compute_file_outputs
 from lgc.profiler.file_outputs import count_classes

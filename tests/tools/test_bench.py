@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lgc.models import LGCNet, SearchSpace
 from lgc.models.nets.definition import NetworkDefinition
-from lgc.models.nets.weights import save_weights
+from lgc.models.nets.state.weights import save_weights
 from lgc.models.space.protocol import DENSE
 from lgc.profiler import candidates
 from lgc.profiler.deployment.network import Network, write_onnx

@@ -8,7 +8,7 @@ from lgc.errors import LgcError
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
 from lgc.models.nets.network import LGCNet
-from lgc.models.nets.weights import save_weights
+from lgc.models.nets.state.weights import save_weights
 from lgc.profiler.backends.trt.engine_files import read_engine_files
 from lgc.profiler.inference.video import Clip
 from lgc.search.data.lists import read_list

@@ -7,7 +7,7 @@ from typing import Any
 
 from lgc.models import SearchSpace
 from lgc.models.images import read_pixels
-from lgc.models.nets.weights import load_weights
+from lgc.models.nets.state.weights import load_weights
 from lgc.profiler.deployment.export import export_file
 from lgc.profiler.deployment.network import Network
 from lgc.search.data.description import read_dataset

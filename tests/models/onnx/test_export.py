@@ -54,7 +54,7 @@ def test_simplified_graph_is_smaller_and_bit_identical(preset, scope):
     light = simplify(model)
     before, after = onnx.load_model_from_string(model), onnx.load_model_from_string(light)
     onnx.checker.check_model(after, full_check=True)
-    assert {"Shape", "Slice", "Constant"} <= {node.op_type for node in before.graph.node}
+    assert "Constant" in {node.op_type for node in before.graph.node}
     assert {node.op_type for node in after.graph.node} <= EXPECTED[scope]
     left = [(node.name, node.op_type) for node in after.graph.node]
     assert left == [(n.name, n.op_type) for n in before.graph.node if (n.name, n.op_type) in set(left)], (

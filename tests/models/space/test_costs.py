@@ -111,6 +111,12 @@ class LayerRecorder(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if name == "empty":
             return out
+        if name in ("replication_pad2d", "slice"):  # part of an upsampling, whose result is the last slice
+            index = self.number(args[0])
+            self.tensors[index] = out
+            if name == "slice":
+                self.bytes[index] = math.prod(out.shape) * self.bytes_per_value
+            return out
         inputs = {"cat": args[0], "add": args[:2], "mul": args[:2]}.get(name, args[:1])
         output = out[0] if isinstance(out, tuple) else out
         self.steps.append(([self.number(tensor) for tensor in inputs], self.number(output)))
@@ -156,6 +162,8 @@ def graph_peak(space, architecture, scope):
         inputs, output = [same.get(name, name) for name in node.input], node.output[0]
         if node.op_type in ("Relu", "Identity"):
             same[output] = inputs[0]
+        elif node.op_type == "Slice" and output in size:  # the end of an upsampling
+            same[output], size[inputs[0]] = inputs[0], size[output]
         elif output in size:
             steps.append(([name for name in inputs if name in size], output))
     return peak_bytes(steps, size)

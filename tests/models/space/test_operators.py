@@ -30,6 +30,7 @@ STRUCTURAL = {
     "concat": lambda h, w: [OpSpec("concat", 4, 12, h, w), OpSpec("concat", 4, 4, h, w)],
     "downsample": lambda h, w: [OpSpec("downsample", 4, 4, h, w, factor) for factor in (2, 4)],
     "upsample": lambda h, w: [OpSpec("upsample", 4, 4, h, w, factor) for factor in (2, 8)],
+    "upsample_strided": lambda h, w: [OpSpec("upsample_strided", 4, 4, h, w, factor) for factor in (2, 8)],
     "argmax": lambda h, w: [OpSpec("argmax", 7, 1, h, w)],
 }
 """Specs of unsearchable operators to test; searchable ones are tested at equal channels, strides 1 and 2."""
@@ -70,7 +71,7 @@ def counted_macs(module, inputs):
 @every_spec
 def test_output_shape_matches_spec(spec):
     out = make_module(spec)(*make_inputs(spec))
-    size = spec.fine if spec.operator == "upsample" else spec.coarse
+    size = spec.fine if get_operator(spec.operator).upsamples else spec.coarse
     expected = (spec.batch, *size) if spec.operator == "argmax" else (spec.batch, spec.c_out, *size)
     assert tuple(out.shape) == expected
 

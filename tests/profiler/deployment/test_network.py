@@ -12,7 +12,7 @@ import torch
 from lgc.errors import FileFormatError, UsageError
 from lgc.lut import Target
 from lgc.models import Architecture, LGCNet
-from lgc.models.nets.weights import save_weights
+from lgc.models.nets.state.weights import save_weights
 from lgc.profiler.backends import get_backend
 from lgc.profiler.deployment.network import Network, load_network, write_onnx
 from lgc.profiler.deployment.parity import compare_backend

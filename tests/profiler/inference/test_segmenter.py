@@ -70,14 +70,20 @@ def picture() -> np.ndarray:
 
 
 def segment_with_torch(network: Network, picture: np.ndarray) -> np.ndarray:
-    """Compute classes with torch: resize, scale to 0..1, normalise, network, upsample, argmax, nearest."""
+    """Compute classes with torch: resize, scale to 0..1, normalise, network, upsample, argmax, nearest.
+
+    Logits are at every eighth pixel: their corners are aligned once a row and a column are appended.
+    """
     height, width = network.architecture.space.input
     frame = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
     x = (frame / 255 - np.array(IMAGENET.mean)) / np.array(IMAGENET.std)
     tensor = torch.from_numpy(x.transpose(2, 0, 1)[None].astype(np.float32))
     with torch.no_grad():
         logits = network.reference("core")(tensor)
-    classes = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False).argmax(dim=1)
+    full = F.interpolate(
+        F.pad(logits, (0, 1, 0, 1), mode="replicate"), (height + 1, width + 1), mode="bilinear", align_corners=True
+    )
+    classes = full[..., :height, :width].argmax(dim=1)
     return F.interpolate(classes[None].float(), picture.shape[:2], mode="nearest-exact")[0, 0].numpy().astype(np.uint8)
 
 

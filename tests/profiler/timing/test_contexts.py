@@ -42,6 +42,7 @@ PLACES = [
     OpSpec("concat", 4, 12, 9, 8),
     OpSpec("downsample", 4, 4, 9, 8, 2),
     OpSpec("upsample", 4, 4, 9, 8, 4),
+    OpSpec("upsample_strided", 4, 4, 9, 8, 4),
     OpSpec("argmax", 3, 1, 9, 8),
     *(OpSpec(name, 4, 4, 9, 8, stride) for name in EXAMPLES for stride in (1, 2)),
 ]

@@ -17,7 +17,7 @@ from lgc.models.nets.definition import RunNetwork, load_definition
 from lgc.models.nets.outputs import get_logits
 from lgc.models.nets.peers import PEERS
 from lgc.models.nets.sources import FactorySource, PeerSource, load_source
-from lgc.models.nets.weights import save_weights
+from lgc.models.nets.state.weights import save_weights
 from lgc.search.data.datasets import SegmentationDataset, load_dataset
 from lgc.search.runtime import training_loop
 from lgc.search.training import network_trainer

@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgc.models import LGCNet
+from lgc.models.nets.network import get_geometry
 from lgc.models.nets.peers import build_peer
 from lgc.search.config import SearchConfig
 from lgc.search.constraint.constraint import CostConstraint
@@ -67,7 +68,8 @@ def make_batch(void=0.2):
 def make_trainer(network, teacher=None, weights=None, **settings):
     config = TrainConfig(steps=9, batch=2, **settings)
     fabric = open_fabric("cpu", config.precision)
-    teacher = None if teacher is None else SimpleNamespace(network=teacher.eval().requires_grad_(False))
+    if teacher is not None:
+        teacher = SimpleNamespace(network=teacher.eval().requires_grad_(False), geometry=get_geometry(teacher))
     return NetworkTrainer(TrainingNetwork(network, config.aux > 0), config, fabric, weights, teacher)
 
 
@@ -84,8 +86,10 @@ def test_training_step_reads_nothing(street_space, settings):
     assert not record["loss"].requires_grad
 
 
-def test_step_of_peer_with_teacher_reads_nothing():
-    trainer = make_trainer(build_peer("fast-scnn", 11), build_peer("fast-scnn", 11))
+@pytest.mark.parametrize("student", ["peer", "lgcnet"])
+def test_step_with_teacher_reads_nothing(student, street_space):
+    network = LGCNet(street_space, street_space.sample(0)) if student == "lgcnet" else build_peer("fast-scnn", 11)
+    trainer = make_trainer(network, build_peer("fast-scnn", 11))
     with no_waiting():
         record = trainer.train_step(make_batch())
     assert isinstance(record["teacher_loss"], torch.Tensor)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lgc.errors import DataError, OutputError, UnknownNameError, UsageError
 from lgc.models import LGCNet
-from lgc.models.nets.weights import save_weights
+from lgc.models.nets.state.weights import save_weights
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.description import read_dataset
 from lgc.search.data.labels import CITYSCAPES_REGULAR_IDS

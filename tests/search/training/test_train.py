@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lgc.errors import DataError, FileFormatError, OutputError, TrainingError, UsageError
 from lgc.models import Architecture, LGCNet
-from lgc.models.nets.weights import load_weights, save_weights
+from lgc.models.nets.state.weights import load_weights, save_weights
 from lgc.models.space.settings import format_validation_error
 from lgc.search.data.datasets import load_dataset
 from lgc.search.runtime import training_loop

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lgc.errors import UsageError
 from lgc.models import LGCNet
-from lgc.models.nets.weights import save_weights
+from lgc.models.nets.state.weights import save_weights
 from lgc.search.data.description import read_dataset
 
 SHORT = ("--steps", 3, "--batch", 2)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lgc.errors import UsageError
 from lgc.models import Architecture, LGCNet
 from lgc.models.nets.peers import build_peer
-from lgc.models.nets.weights import load_weights
+from lgc.models.nets.state.weights import load_weights
 from lgc.search.training import losses
 from lgc.search.training.auxiliary import TrainingNetwork, find_auxiliary_cell
 from lgc.search.training.config import TrainConfig

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ...errors import FileFormatError
-from ...files import format_error
+from ....errors import FileFormatError
+from ....files import format_error
 
 ENTRIES = (
     *("state_dict_ema", "ema_state_dict", "model_ema", "ema", "mean"),

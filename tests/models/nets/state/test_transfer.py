@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lgc.errors import FileFormatError, UsageError
-from lgc.models.nets.state_dicts import StateDict, _read_torch, read_state_dict
-from lgc.models.nets.transfer import count_fitting, transfer_weights
+from lgc.models.nets.state.state_dicts import StateDict, _read_torch, read_state_dict
+from lgc.models.nets.state.transfer import count_fitting, transfer_weights
 
 
 class SmallNet(nn.Module):

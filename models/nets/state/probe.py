@@ -9,9 +9,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 from torch import Tensor, nn
 
-from ...errors import MismatchError
-from ...plugins import describe_error
-from .outputs import get_logits
+from ....errors import MismatchError
+from ....plugins import describe_error
+from ..outputs import get_logits
 
 PROBE_SIDE = 256
 """Sides of the image, unless the network accepts its own size only."""

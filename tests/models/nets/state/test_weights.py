@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 
 from lgc.errors import MismatchError, UsageError
 from lgc.models import OPERATORS, Conv, LGCNet, SearchSpace, register_operator
-from lgc.models.nets.weights import load_weights, save_weights
+from lgc.models.nets.state.weights import load_weights, save_weights
 
 
 def define(compute):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Size, Tensor, nn
 
-from ...errors import UsageError
+from ....errors import UsageError
 from .state_dicts import StateDict
 from .weights import require_numbers
 

@@ -12,13 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ...errors import FileFormatError, MismatchError
-from ...files import format_error, write_atomic
-from ..space.operators import list_custom_recipes
-from ..space.opspec import OpSpec
-from ..space.protocol import Architecture
-from .definition import WEIGHTS_FILE as WEIGHTS_FILE
-from .definition import Log, NetworkDefinition
+from ....errors import FileFormatError, MismatchError
+from ....files import format_error, write_atomic
+from ...space.operators import list_custom_recipes
+from ...space.opspec import OpSpec
+from ...space.protocol import Architecture
+from ..definition import WEIGHTS_FILE as WEIGHTS_FILE
+from ..definition import Log, NetworkDefinition
 from .probe import LogitsProbe
 
 RECIPES_KEY = "recipes"
