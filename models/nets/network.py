@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import MismatchError
-from ..geometry import Geometry
+from ..geometry import Geometry, Size
 from ..images import IMAGENET, Normalisation
 from ..space.lgcnet import LGCNetArchitecture, LGCNetSpace
 from ..space.opspec import OpSpec
@@ -103,15 +103,22 @@ class DenseOutput(nn.Module):
     def __init__(self, network: nn.Module, dense: Sequence[OpSpec] | Sequence[nn.Module]) -> None:
         super().__init__()
         self.network = network
-        self.dense = nn.Sequential(*(part if isinstance(part, nn.Module) else build_module(part) for part in dense))
+        self.dense = _DenseTail(*(part if isinstance(part, nn.Module) else build_module(part) for part in dense))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the label map."""
         size = (int(x.shape[-2]), int(x.shape[-1]))
-        out: Tensor = self.network(x)
-        for part in self.dense:
-            out = part(out, size) if isinstance(part, StridedUpsample) else part(out)
-        return out
+        labels: Tensor = self.dense(self.network(x), size)
+        return labels
+
+
+class _DenseTail(nn.Sequential):
+    """Upsampling and argmax: logits [N, C, h, w] -> labels of images of `size`, by default that of the space."""
+
+    def forward(self, x: Tensor, size: Size | None = None) -> Tensor:
+        for part in self:
+            x = part(x, size) if isinstance(part, StridedUpsample) else part(x)
+        return x
 
 
 class FrameOutput(nn.Module):

@@ -32,7 +32,8 @@ def _upsample(x: Tensor, ratio: int, size: Size) -> Tensor:
     if rows or columns:
         x = F.pad(x, (0, int(columns), 0, int(rows)), mode="replicate")
     full = (ratio * (height + rows - 1) + 1, ratio * (width + columns - 1) + 1)
-    return F.interpolate(x, size=full, mode="bilinear", align_corners=True)[..., : size[0], : size[1]]
+    out = F.interpolate(x, size=full, mode="bilinear", align_corners=True)
+    return out if full == size else out[..., : size[0], : size[1]]
 
 
 class _ExportedUpsample(torch.autograd.Function):

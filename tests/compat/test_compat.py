@@ -31,10 +31,13 @@ TRAIN = ("lgc-train", "run", "--data", "scenes", "--steps", 4, "--batch", 2)
 
 
 CHANGED = {
+    "import-table": ["output.missing: 58 is 57 now"],
     "upgrade": ["output.to: 2 is 3 now"],
     "upgrade-current": ["output.to: 2 is 3 now", "output.kept: None is 'tables/tiny.lut.v2' now"],
 }
-"""Intended differences: schema 3 is newer than the files."""
+"""Intended differences: schema 3 and the geometry of the presets are newer than the files."""
+SPACE_OF_TABLE = {"profile-finished": ("tiny", "tables/tiny.lut")}
+"""Commands that name a preset, which has another geometry than the table by now: the table names its space."""
 
 REMARKS = ("note",)
 """Texts that depend on the load of the machine; null without a remark."""
@@ -140,8 +143,9 @@ def convolution_weights(model):
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_command_prints_what_it_did(call, files, name):
     saved = read(files / f"outputs/{name}.json")
+    preset, table = SPACE_OF_TABLE.get(name, ("", ""))
     for words in saved["commands"]:
-        done = call(*words)
+        done = call(*(table if word == preset else word for word in words))
     assert done.code == saved["code"], done.err
     tolerance = (REFIT if "calibrate" in name or name == "merge" else EXACT) if saved["repeatable"] else None
     assert differences(saved["output"], json.loads(done.out or "null"), tolerance) == CHANGED.get(name, [])

@@ -458,7 +458,7 @@ class TestOfAnother:
         assert path.read_bytes() == before
 
     def test_space(self, table, mini_space):
-        self.refused(mini_space.with_input(64, 64), table, r"space mini 32x32, 3 classes .* not mini 64x64")
+        self.refused(mini_space.with_input(64, 64), table, r"space mini 32x32, 3 classes, geometry 1 .* not mini 64x64")
 
     def test_machine(self, table, mini_space):
         complaint = r"was measured on Z80, this is .*lgc-profile and another --out"

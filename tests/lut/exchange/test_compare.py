@@ -147,7 +147,10 @@ def test_other_spaces_compare_their_common_entries(carried, micro_space):
     a, b = carried("a.lut"), carried("b.lut", space=micro_space)
     found = compare_tables(a, b)
     assert found.changes
-    assert any(text.startswith("space mini 32x32 (") and "not micro 32x32" in text for text in found.differences)
+    assert any(
+        text.startswith("space mini 32x32, 3 classes, geometry 1 (") and "not micro 32x32" in text
+        for text in found.differences
+    )
 
 
 def test_disjoint_tables_are_rejected(carried, tmp_path):
