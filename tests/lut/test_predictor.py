@@ -301,7 +301,7 @@ def test_extremes_bound_every_network(space, table, seed):
 def test_table_of_other_space_is_rejected(spaces, make_table):
     with pytest.raises(
         MismatchError,
-        match=r"space mini 32x32, 3 classes, geometry 1 \(\w{12}\), not tiny 192x256, 11 classes, geometry 2 .*lgc-profile",
+        match=r"space mini 32x32, 3 classes, geometry 1 \(\w{12}\), not tiny 192x256, .* geometry 2 .*lgc-profile",
     ):
         Predictor(spaces["tiny"], make_table(spaces["mini"]))
 
