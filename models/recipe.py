@@ -107,17 +107,64 @@ class SqueezeExcite:
 class Residual:
     """Sum of the input and the output of some layers, which keep its shape.
 
+    Attributes:
+        layers: Layers.
+        activation: Activation of the sum.
+
     Raises:
-        UsageError: There are no layers.
+        UsageError: There are no layers, or an unknown activation.
     """
 
     layers: tuple[Layer, ...]
+    activation: str = "none"
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, tuple) or not self.layers:
             raise UsageError(f"Residual: layers must be a tuple of at least one layer, got {self.layers!r}")
         if not all(isinstance(layer, Layer) for layer in self.layers):
             raise UsageError(f"Residual: {self.layers!r} is not a tuple of layers")
+        _check_activation(self.activation)
+
+
+@dataclass(frozen=True)
+class PoolPyramid:
+    """Light pyramid pooling (after arXiv 1612.01105 and 2101.06085): context of several scales beside the input.
+
+    Each average pooling, and the global one, is projected by a 1x1 convolution and upsampled; a last 1x1 convolution
+    takes all of them and the input back to its channels. Poolings of side k have stride (k - 1) / 2 and are centred on
+    multiples of it, as strided convolutions are.
+
+    Attributes:
+        channels: Channels of the input and output.
+        reduced: Channels of each pooled branch.
+        kernels: Sides k of the average poolings; each k - 1 is a power of two.
+
+    Raises:
+        UsageError: A number below 1, or another side.
+    """
+
+    channels: int
+    reduced: int
+    kernels: tuple[int, ...] = (5, 9)
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, "channels", "reduced")
+        if not all(side >= 3 and (side - 1).bit_count() == 1 for side in self.kernels):
+            raise UsageError(f"PoolPyramid: kernels must be powers of two plus 1, got {self.kernels}")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of each average pooling."""
+        return tuple((side - 1) // 2 for side in self.kernels)
+
+    @property
+    def mixed(self) -> Conv:
+        """Last convolution."""
+        return Conv(self.channels + self.reduced * (len(self.kernels) + 1), self.channels, 1)
+
+    def list_branches(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Return the size of each pooled branch for an input of `size`; the global one, 1x1, is the last."""
+        return [*((-(-size[0] // stride), -(-size[1] // stride)) for stride in self.strides), (1, 1)]
 
 
 @dataclass(frozen=True)
@@ -212,7 +259,7 @@ class Module:
     spec: OpSpec
 
 
-Layer = Conv | SqueezeExcite | Residual | MaxPool | Resize | Add | Concat | ArgMax | Module
+Layer = Conv | SqueezeExcite | PoolPyramid | Residual | MaxPool | Resize | Add | Concat | ArgMax | Module
 
 
 def _check_numbers(layer: Layer, *names: str) -> None:
@@ -294,7 +341,9 @@ def output_shape(layers: Sequence[Layer], shape: Shape) -> Shape:
 def _layer_shape(layer: Layer, shape: Shape) -> Shape:
     channels, height, width = shape
     match layer:
-        case Conv(c_in=expected) | SqueezeExcite(channels=expected) if expected != channels:
+        case Conv(c_in=expected) | SqueezeExcite(channels=expected) | PoolPyramid(channels=expected) if (
+            expected != channels
+        ):
             raise UsageError(f"{describe_layer(layer)} takes {expected} channels, but its input has {channels}")
         case Conv():
             return _strided_shape(layer, layer.c_out, (height, width))
@@ -312,7 +361,7 @@ def _layer_shape(layer: Layer, shape: Shape) -> Shape:
             return 1, height, width
         case Module(spec=spec):
             return spec.c_out, *spec.coarse
-        case SqueezeExcite() | Add():
+        case SqueezeExcite() | PoolPyramid() | Add():
             return shape
 
 
@@ -327,6 +376,10 @@ def count_layer_macs(layers: Sequence[Layer], shape: Shape) -> int:
                 total += out[0] * out[1] * out[2] * layer.c_in // layer.groups * kernel
             case SqueezeExcite():
                 total += 2 * layer.channels * layer.reduced
+            case PoolPyramid():
+                pixels = sum(height * width for height, width in layer.list_branches((shape[1], shape[2])))
+                total += pixels * layer.channels * layer.reduced
+                total += out[1] * out[2] * layer.mixed.c_in * layer.channels
             case Residual():
                 total += count_layer_macs(layer.layers, shape)
             case Module():
@@ -345,6 +398,9 @@ def count_layer_parameters(layers: Sequence[Layer]) -> int:
                 total += layer.c_out * (layer.c_in // layer.groups * kernel + 1)
             case SqueezeExcite():
                 total += 2 * layer.channels * layer.reduced + layer.channels + layer.reduced
+            case PoolPyramid():
+                total += (len(layer.kernels) + 1) * (layer.channels + 1) * layer.reduced
+                total += layer.channels * (layer.mixed.c_in + 1)
             case Residual():
                 total += count_layer_parameters(layer.layers)
             case Module():
@@ -373,12 +429,25 @@ def _layer_footprint(layer: Layer, shape: Shape) -> Footprint:
     match layer:
         case SqueezeExcite():  # means, reduced channels, gate, product
             return Footprint(max(channels + layer.reduced, channels + out), 0, out)
+        case PoolPyramid():
+            return _pyramid_footprint(layer, (height, width))
         case Residual():
             inner = find_layer_footprint(layer.layers, shape)
             return Footprint(max(inner.during, inner.after, inner.out + out), 0, out)
         case Module():
             return layer.source.footprint(layer.spec)
     return Footprint(out, 0, out)
+
+
+def _pyramid_footprint(layer: PoolPyramid, size: tuple[int, int]) -> Footprint:
+    """Return the memory of a pyramid, which computes branch by branch, then concatenates and mixes."""
+    pixels, held, peak = size[0] * size[1], 0, 0
+    for height, width in layer.list_branches(size):
+        pooled, projected = (channels * height * width for channels in (layer.channels, layer.reduced))
+        peak = max(peak, held + pooled + projected, held + projected + layer.reduced * pixels)
+        held += layer.reduced * pixels
+    joined = layer.mixed.c_in * pixels
+    return Footprint(max(peak, held + joined), joined + layer.channels * pixels, layer.channels * pixels)
 
 
 def describe_layer(layer: Layer) -> str:

@@ -182,3 +182,9 @@ EXAMPLES: dict[str, Callable[[], Space]] = {
 def enumerate_choices(space: Space) -> np.ndarray:
     """Return the choices of every valid architecture, [N, D]."""
     return np.array([choices for choices in iter_combinations(space.decisions) if space.find_fault(choices) is None])
+
+
+def list_heads(space):
+    """Return the operators of the head for each of its widths, from narrow to wide."""
+    others = [each.default or 0 for each in space.widths_searched[:-1]]
+    return [space.plan_at([*others, head]).head for head in range(len(space.heads))]

@@ -88,13 +88,37 @@ class SqueezeExciteBlock(nn.Module):
 class ResidualBlock(nn.Module):
     """Sum of the input and the output of some layers: [N, C, H, W] -> [N, C, H, W]."""
 
-    def __init__(self, layers: nn.Module) -> None:
+    def __init__(self, layers: nn.Module, activation: str = "none") -> None:
         super().__init__()
         self.layers = layers
+        self.act = ACTIVATION_MODULES[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the input to the layers' output."""
-        out: Tensor = x + self.layers(x)
+        out: Tensor = self.act(x + self.layers(x))
+        return out
+
+
+class PoolPyramidBlock(nn.Module):
+    """Pyramid pooling of a `PoolPyramid` layer: [N, C, H, W] -> [N, C, H, W]."""
+
+    def __init__(self, layer: recipe.PoolPyramid) -> None:
+        super().__init__()
+        self.strides = layer.strides
+        self.branches = nn.ModuleList(
+            ConvNormAct(recipe.Conv(layer.channels, layer.reduced, 1)) for _ in layer.list_branches((1, 1))
+        )
+        self.mix = ConvNormAct(layer.mixed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Concatenate the input with its pooled and upsampled projections, and mix them."""
+        size, parts = (int(x.shape[-2]), int(x.shape[-1])), [x]
+        *local, whole = self.branches
+        for branch, stride in zip(local, self.strides, strict=True):
+            pooled = F.avg_pool2d(x, 2 * stride + 1, stride, stride, count_include_pad=False)
+            parts.append(upsample_strided(branch(pooled), stride, size))
+        parts.append(whole(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, *size))
+        out: Tensor = self.mix(torch.cat(parts, dim=1))
         return out
 
 
@@ -192,7 +216,9 @@ def _layer(layer: recipe.Layer) -> nn.Module:
         case recipe.SqueezeExcite():
             return SqueezeExciteBlock(layer)
         case recipe.Residual():
-            return ResidualBlock(_chain(layer.layers))
+            return ResidualBlock(_chain(layer.layers), layer.activation)
+        case recipe.PoolPyramid():
+            return PoolPyramidBlock(layer)
         case recipe.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride, padding=layer.padding)
         case recipe.Resize():

@@ -11,6 +11,7 @@ from ...errors import MismatchError
 from ..geometry import Geometry, Size
 from ..images import IMAGENET, Normalisation
 from ..space.lgcnet import LGCNetArchitecture, LGCNetSpace
+from ..space.lgcnet.plan import NetworkPlan
 from ..space.opspec import OpSpec
 from ..space.protocol import Architecture, Space
 from .cell import Cell, CellPath, FusionCell
@@ -23,20 +24,20 @@ class Skeleton(nn.Module):
     Args:
         space: Search space of LGCNet.
         choices: Operator names of every cell, the fusion cell's last; None puts all candidates on every edge.
-        head: Index of the head's width in the space's `heads`; None for the default.
+        plan: Plan with the network's widths; None for the space's own.
     """
 
-    def __init__(self, space: Space, choices: Sequence[Sequence[str]] | None = None, head: int | None = None) -> None:
+    def __init__(
+        self, space: Space, choices: Sequence[Sequence[str]] | None = None, plan: NetworkPlan | None = None
+    ) -> None:
         super().__init__()
         self.space = LGCNetSpace.require(space)
-        plan = self.space.plan
+        self.plan = plan = plan or self.space.plan
         names = choices if choices is not None else [None] * len(plan.searched_cells)
         self.stem = nn.Sequential(*(build_module(spec) for spec in plan.stem))
         self.cells = nn.ModuleList(Cell(cell, names[index]) for index, cell in enumerate(plan.cells))
         self.fusion = FusionCell(plan.fusion, names[-1])
-        self.head = nn.Sequential(
-            *(build_module(spec) for spec in plan.heads[self.space.default_head if head is None else head])
-        )
+        self.head = nn.Sequential(*(build_module(spec) for spec in plan.head))
 
     def compute(self, x: Tensor, paths: Sequence[CellPath] | None = None) -> Tensor:
         """Compute the logits at the fusion cell's resolution.
@@ -77,7 +78,7 @@ class LGCNet(Skeleton):
                 f"the architecture belongs to space {architecture.space.description}, not {space.description}"
             )
         own = LGCNetArchitecture.require(architecture)
-        super().__init__(space, [*own.cells, own.fusion], own.head)
+        super().__init__(space, [*own.cells, own.fusion], own.plan)
         self.architecture = own
 
     def forward(self, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class SlotNames:
 
     def __init__(self, architecture: Architecture) -> None:
         own = LGCNetArchitecture.require(architecture)
-        self._plan = own.space.plan
+        self._plan = own.plan
         self._known = {slot.name for slot in architecture.space.slots()} | {FRAME}
         self._additions = {
             cell.name: _addition_nodes(cell, [name != ZERO for name in names]) for cell, names in own.iter_cells()

@@ -7,7 +7,7 @@ array.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ...errors import UnknownNameError, UsageError
 from .cost import Choices, Cost, check_choices, row_chunks, sum_slots
 from .lgcnet import LGCNetSpace
 from .lgcnet.memory import CellMemory, IntArray, chain_peak, inputs_peak, output_values
+from .lgcnet.plan import CellPlan
 from .operators import count_macs, count_parameters
 from .protocol import DENSE, SCOPES, Space
 
@@ -92,20 +93,29 @@ class Costs:
             raise UnknownNameError("scope", scope, SCOPES)
         if bytes_per_value < 1:
             raise UsageError(f"bytes_per_value must be at least 1, got {bytes_per_value}")
-        fixed, cells = self._memory
-        floor = fixed * bytes_per_value
+        tail = 0
         if scope == DENSE:
-            logits, upsampled, labels = (self.space.plan.heads[0][-1], *self.space.plan.dense)
+            logits, upsampled, labels = (self.space.plan.head[-1], *self.space.plan.dense)
             sizes = [output_values(logits) * bytes_per_value, output_values(upsampled) * bytes_per_value]
-            floor = np.maximum(floor, chain_peak([*sizes, output_values(labels) * LABEL_BYTES]))
+            tail = chain_peak([*sizes, output_values(labels) * LABEL_BYTES])
         peaks = []
         for part in self._chunks(choices):
-            peak, first = np.zeros(len(part), np.int64), 0
-            for cell in cells:
-                np.maximum(peak, cell.peaks(part[:, first : first + cell.edges]), out=peak)
-                first += cell.edges
-            peaks.append(np.maximum(peak * bytes_per_value, floor[part[:, -1]]))
+            peak = np.zeros(len(part), np.int64)
+            widths, groups = np.unique(part[:, self.space.edges :], axis=0, return_inverse=True)
+            for group, chosen in enumerate(widths.tolist()):
+                rows = groups.reshape(-1) == group
+                peak[rows] = self._peaks_at(tuple(chosen), part[rows])
+            peaks.append(np.maximum(peak * bytes_per_value, tail))
         return np.concatenate(peaks)
+
+    def _peaks_at(self, widths: tuple[int, ...], choices: Choices) -> IntArray:
+        """Return the peaks up to the logits, in values, of architectures with these widths: [N, D] -> [N]."""
+        fixed, cells = self._memory(widths)
+        peak, first = np.full(len(choices), fixed, np.int64), 0
+        for cell in cells:
+            np.maximum(peak, cell.peaks(choices[:, first : first + cell.edges]), out=peak)
+            first += cell.edges
+        return peak
 
     def _chunks(self, choices: Choices) -> Iterator[Choices]:
         """Check choices and yield them in chunks of rows; a single empty one if there are no rows."""
@@ -113,10 +123,9 @@ class Costs:
         for rows in row_chunks(len(choices)):
             yield choices[rows]
 
-    @cached_property
-    def _memory(self) -> tuple[IntArray, list[CellMemory]]:
-        """Peak in values up to the logits, cells excluded, for each head, [H]; memory of each cell, the fusion last."""
-        plan = self.space.plan
+    def _memory(self, widths: tuple[int, ...]) -> tuple[int, list[CellMemory]]:
+        """Return the peak in values up to the logits, cells excluded, and the memory of each cell, the fusion last."""
+        plan = self.space.plan_at(widths)
         last_cell = {source.feature: index for index, cell in enumerate(plan.searched_cells) for source in cell.inputs}
         image = plan.stem[0].c_in * plan.stem[0].height * plan.stem[0].width
         stem = [image, *(output_values(spec) for spec in plan.stem)]
@@ -125,7 +134,12 @@ class Costs:
             kept = sum(size for feature, size in enumerate(features) if last_cell[feature] > index)
             dying = {source.feature for source in cell.inputs if last_cell[source.feature] == index}
             peak = max(peak, kept + inputs_peak(cell, {feature: features[feature] for feature in dying}))
-            cells.append(CellMemory(cell, kept))
+            cells.append(_make_memory(cell, kept))
             features.append(cell.concat.c_out * cell.concat.height * cell.concat.width)
-        heads = [chain_peak([features[-1], *(output_values(spec) for spec in head)]) for head in plan.heads]
-        return np.maximum(peak, heads), cells
+        head = chain_peak([features[-1], *(output_values(spec) for spec in plan.head)])
+        return max(peak, head), cells
+
+
+@lru_cache(maxsize=4096)
+def _make_memory(cell: CellPlan, kept: int) -> CellMemory:
+    return CellMemory(cell, kept)

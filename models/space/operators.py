@@ -16,13 +16,9 @@ from ...errors import LgcError, PluginError, UnknownOperatorError, UsageError
 from ...plugins import describe_error, load_entry_points
 from ..recipe import (
     Add,
-    ArgMax,
     Concat,
-    Conv,
     Footprint,
     Layer,
-    MaxPool,
-    Resize,
     count_layer_macs,
     count_layer_parameters,
     describe_layers,
@@ -64,6 +60,8 @@ OPERATORS: dict[str, Operator] = {}
 MODULES = f"{__name__.partition('.')[0]}.models.nets.modules"
 """Module of `register_module`, which registers for its caller."""
 
+BUILT_IN = f"{__package__}.builtin_operators"
+"""Module of lgc's own operators."""
 ZERO = "zero"
 """Operator of an absent edge."""
 UPSAMPLE_STRIDED = "upsample_strided"
@@ -155,7 +153,7 @@ def _make_recipe(operator: Operator, spec: OpSpec) -> tuple[Layer, ...]:
     try:
         layers = operator.recipe(spec)
     except Exception as error:
-        if isinstance(error, LgcError) and getattr(operator.recipe, "__module__", None) == __name__:
+        if isinstance(error, LgcError) and getattr(operator.recipe, "__module__", None) == BUILT_IN:
             raise  # of lgc's own recipes, whose messages name the spec
         raise PluginError(f"{spec}: the recipe of {operator.name} raises {describe_error(error)}") from error
     if not isinstance(layers, tuple) or not all(isinstance(layer, Layer) for layer in layers):
@@ -274,100 +272,3 @@ def digest_recipes(specs: Iterable[OpSpec]) -> dict[str, str]:
     for key, digest in list_custom_recipes(specs).items():
         digests.setdefault(OpSpec.parse(key).operator, {})[key] = digest
     return {name: hash_text(repr(sorted(rows.items()))) for name, rows in sorted(digests.items())}
-
-
-def _square(spec: OpSpec) -> int:
-    if spec.c_in != spec.c_out:
-        raise UsageError(f"{spec}: {spec.operator} needs c_in equal to c_out, got {spec.c_in} and {spec.c_out}")
-    return spec.c_in
-
-
-def _separable(spec: OpSpec, dilation: int) -> tuple[Layer, ...]:
-    return (
-        Conv(spec.c_in, spec.c_in, 3, spec.stride, dilation, groups=spec.c_in),
-        Conv(spec.c_in, spec.c_out, 1),
-    )
-
-
-@register_operator(ZERO, searchable=True)
-def _zero(spec: OpSpec) -> tuple[Layer, ...]:
-    return ()
-
-
-@register_operator("skip", searchable=True)
-def _skip(spec: OpSpec) -> tuple[Layer, ...]:
-    """Identity; a 1x1 convolution at stride 2."""
-    return () if spec.stride == 1 else (Conv(_square(spec), spec.c_out, 1, spec.stride),)
-
-
-@register_operator("max_pool_3x3", searchable=True)
-def _max_pool(spec: OpSpec) -> tuple[Layer, ...]:
-    _square(spec)
-    return (MaxPool(3, spec.stride),)
-
-
-@register_operator("sep_conv_3x3", searchable=True)
-def _sep_conv(spec: OpSpec) -> tuple[Layer, ...]:
-    return _separable(spec, 1)
-
-
-@register_operator("sep_conv_3x3_d2", searchable=True)
-def _sep_conv_d2(spec: OpSpec) -> tuple[Layer, ...]:
-    return _separable(spec, 2)
-
-
-@register_operator("sep_conv_3x3_d4", searchable=True)
-def _sep_conv_d4(spec: OpSpec) -> tuple[Layer, ...]:
-    return _separable(spec, 4)
-
-
-@register_operator("sep_conv_3x3_d8", searchable=True)
-def _sep_conv_d8(spec: OpSpec) -> tuple[Layer, ...]:
-    return _separable(spec, 8)
-
-
-@register_operator("conv_3x3", searchable=True)
-def _conv(spec: OpSpec) -> tuple[Layer, ...]:
-    return (Conv(spec.c_in, spec.c_out, 3, spec.stride),)
-
-
-@register_operator("conv_1x1")
-def _project(spec: OpSpec) -> tuple[Layer, ...]:
-    return (Conv(spec.c_in, spec.c_out, 1, spec.stride),)
-
-
-@register_operator("classifier")
-def _classifier(spec: OpSpec) -> tuple[Layer, ...]:
-    """1x1 convolution with bias to one channel per class."""
-    return (Conv(spec.c_in, spec.c_out, 1, plain=True),)
-
-
-@register_operator("add")
-def _add(spec: OpSpec) -> tuple[Layer, ...]:
-    return (Add(),)
-
-
-@register_operator("concat")
-def _concat(spec: OpSpec) -> tuple[Layer, ...]:
-    return (Concat(spec.c_out),) if spec.c_out > spec.c_in else ()
-
-
-@register_operator("downsample")
-def _downsample(spec: OpSpec) -> tuple[Layer, ...]:
-    return (Resize(spec.fine, spec.coarse, spec.stride),)
-
-
-@register_operator("upsample", upsamples=True)
-def _upsample(spec: OpSpec) -> tuple[Layer, ...]:
-    return (Resize(spec.coarse, spec.fine, spec.stride),)
-
-
-@register_operator(UPSAMPLE_STRIDED, upsamples=True)
-def _upsample_strided(spec: OpSpec) -> tuple[Layer, ...]:
-    """Upsampling in which pixel p reads feature p / stride."""
-    return (Resize(spec.coarse, spec.fine, spec.stride, strided=True),)
-
-
-@register_operator("argmax")
-def _argmax(spec: OpSpec) -> tuple[Layer, ...]:
-    return (ArgMax(),)

@@ -34,7 +34,7 @@ END_TO_END = "end-to-end"
 EXPORT_SCOPES = (*SCOPES, END_TO_END)
 """end-to-end: from image bytes on the host to class bytes on the host; latency tables cover only its `dense` part."""
 
-PRESETS = ("tiny", "lgcnet-camvid", "lgcnet-cityscapes")
+PRESETS = ("tiny", "rapid", "lgcnet-camvid", "lgcnet-cityscapes")
 """Names of the built-in search spaces."""
 DEFAULT_KIND = "lgcnet"
 """Kind of a space whose file names none."""

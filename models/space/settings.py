@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
-    field_validator,
     model_serializer,
     model_validator,
 )
 
 from ...errors import FileFormatError, LgcError, MissingOperatorError, UnknownNameError, UnknownOperatorError
-from ..geometry import GEOMETRY_FIELD, Geometry
+from ..geometry import Geometry
 from ..recipe import hash_text
 from .operators import OPERATORS, ZERO, require_operators
 
@@ -31,18 +31,61 @@ PixelCount = Annotated[int, Field(ge=32, le=16384)]
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    ADDED: ClassVar[tuple[str, ...]] = ()
+    """Fields that files and fingerprints leave out at their default, as those from before the field have none."""
+
+    @model_serializer(mode="wrap")
+    def _omit_added_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in content.items()
+            if name not in self.ADDED or getattr(self, name) != fields[name].default
+        }
+
+
+def _check_operators(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that operators are registered, searchable and different, and that one of them is not `zero`."""
+    require_operators(names)
+    for name in names:
+        if not OPERATORS[name].searchable:
+            raise UnknownNameError("searchable operator", name, (n for n, op in OPERATORS.items() if op.searchable))
+    if len(set(names)) < len(names):
+        raise ValueError(f"duplicate operator in {', '.join(names)}")
+    if names and all(name == ZERO for name in names):
+        raise ValueError(f"needs an operator besides {ZERO}")
+    return names
+
+
+def _check_increasing(widths: tuple[int, ...]) -> tuple[int, ...]:
+    if sorted(set(widths)) != list(widths):
+        raise ValueError(f"must be strictly increasing: {widths}")
+    return widths
+
+
+OperatorNames = Annotated[tuple[str, ...], AfterValidator(_check_operators)]
+Widths = Annotated[tuple[Count, ...], AfterValidator(_check_increasing)]
+
 
 class Stem(_Section):
-    """Three 3x3 convolutions before the first cell."""
+    """3x3 convolutions before the first cell."""
+
+    ADDED = ("widths",)
 
     channels: Count = 16
     """Output channels of each stem convolution. Assumption: the paper names the convolutions, not their channels."""
     strides: tuple[Annotated[int, Field(ge=1, le=2)], ...] = Field(default=(2, 2, 1), min_length=1, max_length=8)
     """Stride of each stem convolution. Assumption: the backbone starts at 1/4 of the input size."""
+    widths: tuple[tuple[Count, ...], ...] = ()
+    """Searched channels: for each choice, those of every convolution but the last, whose width is the first level's.
+    Ours."""
 
 
 class Fusion(_Section):
     """Densely connected fusion cell."""
+
+    ADDED = ("widths", "operators")
 
     nodes: Annotated[int, Field(ge=1, le=8)] = 2
     """Number of intermediate nodes. Assumption."""
@@ -50,6 +93,10 @@ class Fusion(_Section):
     """Channels that each input is projected to. Assumption."""
     level: Annotated[int, Field(ge=0, le=7)] = 3
     """log2 of the cell's stride: 3 for 1/8 of the input size. Assumption."""
+    widths: Widths = ()
+    """Searched channels, instead of `channels`. Ours."""
+    operators: OperatorNames = ()
+    """Candidate operators of each edge, instead of the space's. Ours."""
 
 
 class SpaceSettings(_Section):
@@ -57,6 +104,8 @@ class SpaceSettings(_Section):
 
     The papers' abstracts do not give the fields marked "assumption"; docs/method.md lists them.
     """
+
+    ADDED = ("geometry", "channels", "widths", "inputs", "reduction", "context", "head_operator")
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
     """Display name, excluded from the fingerprint."""
@@ -67,36 +116,34 @@ class SpaceSettings(_Section):
     which resizes shift by up to half a stride. New spaces take 2. Ours."""
     classes: Annotated[int, Field(ge=2, le=255)]
     """Number of semantic classes."""
-    operators: Annotated[tuple[str, ...], Field(min_length=2)]
+    operators: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_check_operators)]
     """Candidate operators of each edge. Assumption: recalled from GAS."""
     cells: Annotated[int, Field(ge=1, le=64)]
     """Number of backbone cells. Assumption: 14."""
     reductions: tuple[Annotated[int, Field(ge=0)], ...]
     """Indices of the cells that halve the resolution. Assumption: unknown, chosen."""
-    channels: Count
+    channels: Count | None = None
     """Channels per node in the first cells, doubled at each reduction. Assumption: 8."""
+    widths: tuple[Annotated[Widths, Field(min_length=1)], ...] = ()
+    """Searched channels per node at each level of the backbone, from fine to coarse, instead of `channels`. Ours."""
+    inputs: Annotated[int, Field(ge=1, le=2)] = 2
+    """Number of inputs of each cell: the last features. Assumption: 2."""
+    reduction: str | None = None
+    """Operator of stride 2 before the operators of a cell that halves the resolution, e.g. `conv_3x3`; without it,
+    those have stride 2 themselves. Ours."""
+    context: OperatorNames = ()
+    """Candidates of one more cell behind the last one, e.g. of global context. Ours."""
     nodes: Annotated[int, Field(ge=1, le=8)] = 2
     """Number of intermediate nodes per cell. Assumption: 2."""
     stem: Stem = Stem()
     fusion: Fusion = Fusion()
+    head_operator: str = "conv_3x3"
+    """Operator of the head before its classifier. Assumption."""
     head_channels: Count = 64
     """Default width of the head: channels of its 3x3 convolution. Assumption."""
-    head_widths: tuple[Count, ...] = ()
-    """Other widths of the head; refinement, the last step of a search, picks the width that fits the target best.
-    Ours."""
-
-    @field_validator("operators")
-    @classmethod
-    def _check_operators(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        require_operators(names)
-        for name in names:
-            if not OPERATORS[name].searchable:
-                raise UnknownNameError("searchable operator", name, (n for n, op in OPERATORS.items() if op.searchable))
-        if len(set(names)) < len(names):
-            raise ValueError(f"duplicate operator in {', '.join(names)}")
-        if all(name == ZERO for name in names):
-            raise ValueError(f"needs an operator besides {ZERO}")
-        return names
+    head_widths: Widths = ()
+    """Other widths of the head. Refinement, the last step of a search, picks the width that fits the target best; with
+    `widths`, the head's is searched like the others. Ours."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -104,8 +151,7 @@ class SpaceSettings(_Section):
             raise ValueError(f"reductions must be strictly increasing: {self.reductions}")
         if self.reductions and self.reductions[-1] >= self.cells:
             raise ValueError(f"reduction at cell {self.reductions[-1]}, but the cells are 0 to {self.cells - 1}")
-        if sorted(set(self.head_widths)) != list(self.head_widths):
-            raise ValueError(f"head_widths must be strictly increasing: {self.head_widths}")
+        self._check_widths()
         if self.head_channels in self.head_widths:
             raise ValueError(f"head_widths must not repeat head_channels, {self.head_channels}: {self.head_widths}")
         stem = sum(stride - 1 for stride in self.stem.strides)
@@ -117,20 +163,27 @@ class SpaceSettings(_Section):
             raise ValueError(f"input {height}x{width} is too small for features at 1/{2**coarsest} of its size")
         return self
 
+    def _check_widths(self) -> None:
+        """Check the fields of searched widths against each other."""
+        levels, stem = len(self.reductions) + 1, self.stem
+        if (self.channels is None) == (not self.widths):
+            raise ValueError("needs either channels or widths")
+        if self.widths and len(self.widths) != levels:
+            raise ValueError(f"widths needs {levels} lists, one for each level of the backbone, got {len(self.widths)}")
+        if not self.widths and (stem.widths or self.fusion.widths):
+            raise ValueError("stem.widths and fusion.widths need widths")
+        inner = len(stem.strides) - 1
+        if len({*stem.widths}) < len(stem.widths) or any(len(widths) != inner for widths in stem.widths):
+            raise ValueError(f"stem.widths needs different lists of {inner} channels")
+        for name in filter(None, (self.reduction, self.head_operator)):
+            require_operators([name])
+
     def hash_fields(self, recipes: Mapping[str, str]) -> str:
         """Return the hash of all fields except the name, and of `recipes`, if any: 12 hexadecimal digits."""
         # Spaces with a single head, or of first recipes, keep the fingerprint that tables from before them hold.
         excluded = {"name"} if self.head_widths else {"name", "head_widths"}
         content = self.model_dump(mode="json", exclude=excluded) | ({"recipes": dict(recipes)} if recipes else {})
         return hash_text(json.dumps(content, sort_keys=True))
-
-    @model_serializer(mode="wrap")
-    def _omit_first_geometry(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the geometry of spaces from before it, whose files and fingerprints stay unchanged."""
-        content: dict[str, Any] = serialise(self)
-        if not self.is_strided:
-            content.pop(GEOMETRY_FIELD, None)
-        return content
 
     @property
     def is_strided(self) -> bool:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from ...errors import FileFormatError
 from ...files import describe, write_atomic
 from ...lut.table.table import network_key
+from ...models.space.lgcnet import LGCNetArchitecture
 from ...models.space.protocol import ARCHITECTURE_FILE, Architecture, SearchSpace
 from ..config import SearchConfig
 from ..constraint.constraint import CostConstraint
@@ -100,7 +101,7 @@ def finalize(
         fastest_ms=predictor.range_ms[0],
         slowest_ms=predictor.range_ms[1],
         operators=strategies.count_operators(space.operators, np.array(architecture.choices[: space.edges])),
-        head_channels=space.heads[architecture.choices[-1]],
+        head_channels=LGCNetArchitecture.require(architecture).head_width,
         tried=ranking.num_compared,
         passes=ranking.passes + (_count_learning_passes(config, constraint) if config.strategy == "gradient" else 0),
         trial_losses=[trial.loss for trial in trials],

@@ -47,7 +47,7 @@ class TrainingNetwork(nn.Module):
         self.auxiliary_names: tuple[str, ...] = ()
         self.auxiliary: nn.Module | None = None
         if isinstance(network, LGCNet):
-            plan = network.space.plan
+            plan = network.plan
             self.cell = find_auxiliary_cell(plan)
             if auxiliary:
                 self.auxiliary = _build_head(plan, self.cell, network.space.classes)

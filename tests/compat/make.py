@@ -352,7 +352,7 @@ def architecture_values(architecture: Any) -> dict[str, Any]:
     return {
         "space": architecture.space.fingerprint,
         "choices": list(architecture.choices[: architecture.space.edges]),
-        "head": architecture.head,
+        "head": architecture.choices[-1],
         "macs": architecture.macs,
         "parameters": architecture.parameters,
     }

@@ -17,6 +17,8 @@ from lgc.models.space.lgcnet import LGCNetArchitecture
 from lgc.models.space.operators import get_recipe, is_free
 from lgc.models.space.slots import SlotSpace
 
+from ..spaces import list_heads
+
 PREDICTED = [*PRESETS, "mini", "headed"]
 CORRECTIONS = {
     "offset": Correction("offset", 0.25),
@@ -120,8 +122,8 @@ def test_batched_predictions_equal_single_ones(space, table, scope, form):
 def test_head_adds_its_difference_to_the_default(space, table, scope, form):
     calibrate(table, form, scope)
     predictor, default = Predictor(space, table, scope), space.default_head
-    own = by_hand(form, table, space.plan.heads[default])
-    wanted = [by_hand(form, table, specs) - own for specs in space.plan.heads]
+    own = by_hand(form, table, list_heads(space)[default])
+    wanted = [by_hand(form, table, specs) - own for specs in list_heads(space)]
     head_ms = predictor.cost.single[-1, : len(space.heads)]
     assert head_ms.tolist() == pytest.approx(wanted, abs=1e-12)
     assert head_ms[default] == 0
@@ -227,7 +229,7 @@ def test_fingerprint_covers_heads_of_several_widths(spaces, make_table):
     space = spaces["headed"]
     table = make_table(space, "several.lut")
     found = {Predictor(space, table).fingerprint}
-    for specs in space.plan.heads:
+    for specs in list_heads(space):
         with table.store.transaction() as connection:
             connection.execute("UPDATE entries SET latency_ms = latency_ms * 2 WHERE key = ?", (str(specs[0]),))
         found.add(Predictor(space, table).fingerprint)
@@ -253,7 +255,7 @@ def test_extremes_match_exhaustive_search(micro_space, make_table, seed, widths)
     assert len(valid) == heads * 2**6, "each of the 6 edges is the only one of an input, so none may be zero"
     latencies = predictor.predict_many(choices_of(valid))
     head_ms = predictor.cost.single[-1, :heads]
-    assert head_ms[predictor.fastest.head] == head_ms.min()
+    assert head_ms[predictor.fastest.choices[-1]] == head_ms.min()
     assert predictor.predict(predictor.fastest) == pytest.approx(latencies.min(), rel=1e-12)
     assert predictor.predict(predictor.slowest) == pytest.approx(latencies.max(), rel=1e-12)
 
@@ -263,11 +265,11 @@ def test_extremes_have_extreme_heads(spaces, make_table, cheapest, costliest):
     space = spaces["headed"]
     table = make_table(space)
     with table.store.transaction() as connection:
-        for head, specs in enumerate(space.plan.heads):
+        for head, specs in enumerate(list_heads(space)):
             latency = {cheapest: 0.1, costliest: 10.0}.get(head, 5.0)
             connection.execute("UPDATE entries SET latency_ms = ? WHERE key = ?", (latency, str(specs[0])))
     predictor = Predictor(space, table)
-    assert (predictor.fastest.head, predictor.slowest.head) == (cheapest, costliest)
+    assert (predictor.fastest.choices[-1], predictor.slowest.choices[-1]) == (cheapest, costliest)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -19,7 +19,7 @@ from lgc.profiler.machine.monitor import HardwareSample
 from lgc.profiler.profile import CORE_SHARE, ProfileSettings, calibrate, profile
 from lgc.profiler.timing.stopping import CPU_NETWORK, CPU_PROBE
 
-from ..spaces import EXAMPLES
+from ..spaces import EXAMPLES, list_heads
 from . import conftest as law
 from .conftest import NO_NETWORKS, QUICK, TARGET, latencies, relative, rows, statuses, truth
 
@@ -74,11 +74,11 @@ class TestRealDevice:
         result = profile(headed_space, TARGET, out, rounds=4, networks=4)
         assert (result.pending, result.failed) == (0, {})
         with LatencyTable.open(out) as table:
-            for spec in (spec for specs in headed_space.plan.heads for spec in specs):
+            for spec in (spec for specs in list_heads(headed_space) for spec in specs):
                 assert table.entry(spec).status in ("measured", "noisy")
                 assert 0 < table.latency_ms(spec) < 1000
             for scope in SCOPES:
-                assert {a.head for _, a, at in table.networks() if at == scope} == {0, 1, 2}
+                assert {a.choices[-1] for _, a, at in table.networks() if at == scope} == {0, 1, 2}
                 predictor = Predictor(headed_space, table, scope)
                 for architecture in headed_space.spread(3, 1):
                     specs = [(spec, table.latency_ms(spec)) for spec in architecture.specs(scope) if not is_free(spec)]
@@ -342,7 +342,7 @@ class TestCalibration:
         device.place = 0.1
         profile(space, TARGET, out, networks=6)
         with LatencyTable.open(out) as table:
-            heads = {scope: [a.head for _, a, at in table.networks() if at == scope] for scope in SCOPES}
+            heads = {scope: [a.choices[-1] for _, a, at in table.networks() if at == scope] for scope in SCOPES}
             assert heads == {"dense": places, "core": places[:4]}
             for scope, choice in refitted(table).items():
                 assert len({one.weights for one in choice.held_out_corrections}) > 1, (

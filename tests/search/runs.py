@@ -82,7 +82,7 @@ def require_equal_runs(run: Path, other: Path) -> None:
     assert read_log(run) == read_log(other)
     architectures = [Architecture.load(path / "architecture.json") for path in (run, other)]
     assert architectures[0].choices == architectures[1].choices
-    assert architectures[0].head == architectures[1].head
+    assert architectures[0].choices[-1] == architectures[1].choices[-1]
     results = [json.loads((path / "search-result.json").read_text()) for path in (run, other)]
     for result in results:
         for name in ("seconds", "supernet_seconds", "architecture", "waiting_pct"):

@@ -44,7 +44,7 @@ def test_search_writes_a_run_folder(street, scenes, short, tmp_path):
     assert (result.target_ms, result.steps) == (None, 6)
     assert (result.fastest_ms, result.slowest_ms) == (find_target(street, 0), find_target(street, 1))
     assert (result.predicted_low_ms, result.predicted_high_ms) == (None, None)
-    assert result.head_channels == street.space.heads[architecture.head]
+    assert result.head_channels == street.space.heads[architecture.choices[-1]]
     assert result.operators == {
         name: [street.space.operators[choice] for choice in architecture.choices[:-1]].count(name)
         for name in street.space.operators

@@ -1,4 +1,4 @@
-"""Layout of LGCNet: the network plan that the settings of a space describe."""
+"""Layout of LGCNet: the network template that the settings of a space describe."""
 
 from __future__ import annotations
 
@@ -6,75 +6,141 @@ from dataclasses import dataclass
 
 from ...geometry import strided_length
 from ..operators import UPSAMPLE_STRIDED
-from ..opspec import OpSpec
 from ..settings import SpaceSettings
-from .plan import CellPlan, EdgePlan, InputPlan, NetworkPlan
+from .plan import CellLayout, EdgeLayout, InputLayout, NetworkTemplate
+from .widths import OpTemplate, Width, WidthDecision
+
+CellTemplate = CellLayout[OpTemplate]
 
 
 @dataclass(frozen=True)
 class _Feature:
     """Output of the stem or of a cell, 1 / 2**level of the input in size."""
 
-    channels: int
+    channels: Width
     height: int
     width: int
     level: int
 
     @classmethod
-    def at_level(cls, space: SpaceSettings, level: int, channels: int) -> _Feature:
+    def at_level(cls, space: SpaceSettings, level: int, channels: Width) -> _Feature:
         height, width = (strided_length(length, 2**level) for length in space.input)
         return cls(channels, height, width, level)
 
 
-def plan_network(space: SpaceSettings) -> NetworkPlan:
-    """Return the plan of the whole network."""
-    stem, level, channels = [], 0, 3
-    for stride in space.stem.strides:
+def list_width_decisions(space: SpaceSettings) -> tuple[WidthDecision, ...]:
+    """Return the decisions on widths; that on the head's, which every space has, is the last one."""
+    found = []
+    if space.stem.widths:
+        names = tuple("-".join(map(str, widths)) for widths in space.stem.widths)
+        found.append(WidthDecision("stem", names))
+    found += [
+        WidthDecision(f"level{index}", tuple(map(str, widths)))
+        for index, widths in enumerate(space.widths)
+        if len(widths) > 1
+    ]
+    if space.fusion.widths:
+        found.append(WidthDecision("fusion", tuple(map(str, space.fusion.widths))))
+    default = None if space.widths and len(space.heads) > 1 else space.default_head
+    return (*found, WidthDecision("head", tuple(map(str, space.heads)), default))
+
+
+class _Widths:
+    """Widths of the parts of a network, with the indices of their decisions."""
+
+    def __init__(self, space: SpaceSettings) -> None:
+        self._space = space
+        self._index = {decision.name: index for index, decision in enumerate(list_width_decisions(space))}
+        self.head = Width(space.heads, self._index["head"])
+        self.fusion = Width(space.fusion.widths or (space.fusion.channels,), self._index.get("fusion"))
+
+    def level(self, index: int) -> Width:
+        """Return the width of a node at a level of the backbone, counted from its finest."""
+        if self._space.widths:
+            return Width(self._space.widths[index], self._index.get(f"level{index}"))
+        assert self._space.channels is not None
+        return Width.fixed(self._space.channels * 2**index)
+
+    def stem(self, index: int) -> Width:
+        """Return the width behind a convolution of the stem; the last one's is that of the finest level if searched."""
+        if self._space.widths and index == len(self._space.stem.strides) - 1:
+            return self.level(0)
+        if self._space.stem.widths:
+            return Width(tuple(widths[index] for widths in self._space.stem.widths), self._index["stem"])
+        return Width.fixed(self._space.stem.channels)
+
+
+def plan_network(space: SpaceSettings) -> NetworkTemplate:
+    """Return the layout of the whole network."""
+    widths = _Widths(space)
+    stem, level, channels = [], 0, Width.fixed(3)
+    for index, stride in enumerate(space.stem.strides):
         source = _Feature.at_level(space, level, channels)
-        stem.append(OpSpec("conv_3x3", channels, space.stem.channels, source.height, source.width, stride))
-        level, channels = level + stride - 1, space.stem.channels
+        stem.append(OpTemplate("conv_3x3", channels, widths.stem(index), source.height, source.width, stride))
+        level, channels = level + stride - 1, widths.stem(index)
     features = [_Feature.at_level(space, level, channels)]
     cells = []
     for index in range(space.cells):
-        cell, output = _backbone_cell(space, index, features)
+        cell, output = _backbone_cell(space, index, features, widths)
         cells.append(cell)
         features.append(output)
-    fusion, fused = _fusion_cell(space, features)
+    if space.context:
+        cell, output = _context_cell(space, features)
+        cells.append(cell)
+        features.append(output)
+    fusion, fused = _fusion_cell(space, features, widths.fusion)
     upsample = UPSAMPLE_STRIDED if space.is_strided else "upsample"
-    heads = tuple(
-        (
-            OpSpec("conv_3x3", fused.channels, width, fused.height, fused.width),
-            OpSpec("classifier", width, space.classes, fused.height, fused.width),
-        )
-        for width in space.heads
+    classes = Width.fixed(space.classes)
+    size = (fused.height, fused.width)
+    head = (
+        OpTemplate(space.head_operator, fused.channels, widths.head, *size),
+        OpTemplate("classifier", widths.head, classes, *size),
     )
     dense = (
-        OpSpec(upsample, space.classes, space.classes, *space.input, 2**fused.level),
-        OpSpec("argmax", space.classes, 1, *space.input),
+        OpTemplate(upsample, classes, classes, *space.input, 2**fused.level),
+        OpTemplate("argmax", classes, Width.fixed(1), *space.input),
     )
-    return NetworkPlan(tuple(stem), tuple(cells), fusion, heads, dense)
+    return NetworkTemplate(tuple(stem), tuple(cells), fusion, head, dense)
 
 
-def _backbone_cell(space: SpaceSettings, index: int, features: list[_Feature]) -> tuple[CellPlan, _Feature]:
-    """Return cell `index` and its output; the inputs are the last two features at the last one's resolution."""
-    sources = [max(index - 1, 0), index]
+def _backbone_cell(
+    space: SpaceSettings, index: int, features: list[_Feature], widths: _Widths
+) -> tuple[CellTemplate, _Feature]:
+    """Return cell `index` and its output; the inputs are the last features at the last one's resolution.
+
+    A cell that reduces has operators of stride 2 on its inputs; or, with a reduction operator, this operator of
+    stride 2 before operators of stride 1.
+    """
+    sources = [max(index - 1, 0), index][-space.inputs :]
     finest = features[index]
     reduces = index in space.reductions
-    width = space.channels * 2 ** (finest.level + reduces - features[0].level)
-    inputs = tuple(InputPlan(source, _projection(features[source], width, finest.level)) for source in sources)
-    output = _Feature.at_level(space, finest.level + reduces, width * space.nodes)
-    return _cell(f"cell{index}", space.operators, inputs, finest, output), output
+    level = finest.level + reduces
+    width = widths.level(level - features[0].level)
+    output = _Feature.at_level(space, level, width.times(space.nodes))
+    project = _projection
+    if reduces and space.reduction is not None:
+        project, finest = _reduction, output
+    inputs = tuple(InputLayout(source, project(space, features[source], width, finest.level)) for source in sources)
+    return _cell(f"cell{index}", space.operators, inputs, finest, output, width), output
 
 
-def _fusion_cell(space: SpaceSettings, features: list[_Feature]) -> tuple[CellPlan, _Feature]:
+def _context_cell(space: SpaceSettings, features: list[_Feature]) -> tuple[CellTemplate, _Feature]:
+    """Return the cell of global context, behind the last one, and its output: one node of the same shape."""
+    last = features[-1]
+    project = OpTemplate("conv_1x1", last.channels, last.channels, last.height, last.width, optional=True)
+    inputs = (InputLayout(len(features) - 1, project),)
+    return _cell("context", space.context, inputs, last, last, last.channels), last
+
+
+def _fusion_cell(space: SpaceSettings, features: list[_Feature], width: Width) -> tuple[CellTemplate, _Feature]:
     """Return the fusion cell and its output; the inputs are each level's last feature at the cell's resolution.
 
     Coarser features are projected, then upsampled. Finer ones are projected by a strided convolution, which reads every
     second feature or fewer; with half-pixel centres, they are projected first, then downsampled.
     """
     last_of_level = {feature.level: index for index, feature in enumerate(features)}
-    level, width = space.fusion.level, space.fusion.channels
-    output = _Feature.at_level(space, level, width * space.fusion.nodes)
+    level = space.fusion.level
+    output = _Feature.at_level(space, level, width.times(space.fusion.nodes))
     inputs = []
     for index in sorted(last_of_level.values()):
         feature = features[index]
@@ -82,32 +148,49 @@ def _fusion_cell(space: SpaceSettings, features: list[_Feature]) -> tuple[CellPl
         resize = None
         if projected > level:
             upsample = UPSAMPLE_STRIDED if space.is_strided else "upsample"
-            resize = OpSpec(upsample, width, width, output.height, output.width, 2 ** (projected - level))
+            resize = OpTemplate(upsample, width, width, output.height, output.width, 2 ** (projected - level))
         elif projected < level:
             factor = 2 ** (level - projected)
-            resize = OpSpec("downsample", width, width, feature.height, feature.width, factor)
-        inputs.append(InputPlan(index, _projection(feature, width, projected), resize))
-    return _cell("fusion", space.operators, tuple(inputs), output, output), output
+            resize = OpTemplate("downsample", width, width, feature.height, feature.width, factor)
+        inputs.append(InputLayout(index, _projection(space, feature, width, projected), resize))
+    operators = space.fusion.operators or space.operators
+    return _cell("fusion", operators, tuple(inputs), output, output, width), output
 
 
-def _projection(feature: _Feature, width: int, level: int) -> OpSpec:
-    """Return the 1x1 convolution from `feature` to `width` channels, strided if the feature is finer than `level`."""
-    return OpSpec("conv_1x1", feature.channels, width, feature.height, feature.width, 2 ** (level - feature.level))
+def _projection(space: SpaceSettings, feature: _Feature, width: Width, level: int) -> OpTemplate:
+    """Return the 1x1 convolution from `feature` to a width, strided if the feature is finer than `level`.
+
+    With searched widths, a feature that has the width already is passed through.
+    """
+    stride = 2 ** (level - feature.level)
+    shape = (feature.channels, width, feature.height, feature.width, stride)
+    return OpTemplate("conv_1x1", *shape, optional=bool(space.widths))
+
+
+def _reduction(space: SpaceSettings, feature: _Feature, width: Width, level: int) -> OpTemplate:
+    """Return the reduction operator from `feature` to a width and a coarser level."""
+    assert space.reduction is not None
+    stride = 2 ** (level - feature.level)
+    return OpTemplate(space.reduction, feature.channels, width, feature.height, feature.width, stride)
 
 
 def _cell(
-    name: str, operators: tuple[str, ...], inputs: tuple[InputPlan, ...], source: _Feature, output: _Feature
-) -> CellPlan:
+    name: str,
+    operators: tuple[str, ...],
+    inputs: tuple[InputLayout[OpTemplate], ...],
+    source: _Feature,
+    output: _Feature,
+    width: Width,
+) -> CellTemplate:
     """Return a densely connected cell; operators on its inputs have the cell's stride, the others stride 1."""
-    width = inputs[0].project.c_out
-    nodes = output.channels // width
+    nodes = output.channels.values[0] // width.values[0]
     stride = 2 ** (output.level - source.level)
     edges = []
     for node in range(nodes):
         for state in range(len(inputs) + node):
             feature, step = (source, stride) if state < len(inputs) else (output, 1)
-            specs = tuple(OpSpec(operator, width, width, feature.height, feature.width, step) for operator in operators)
-            edges.append(EdgePlan(state, node, specs))
-    add = OpSpec("add", width, width, output.height, output.width)
-    concat = OpSpec("concat", width, output.channels, output.height, output.width)
-    return CellPlan(name, inputs, nodes, tuple(edges), add, concat)
+            shape = (width, width, feature.height, feature.width, step)
+            edges.append(EdgeLayout(state, node, tuple(OpTemplate(operator, *shape) for operator in operators)))
+    add = OpTemplate("add", width, width, output.height, output.width)
+    concat = OpTemplate("concat", width, output.channels, output.height, output.width)
+    return CellLayout(name, inputs, nodes, tuple(edges), add, concat)

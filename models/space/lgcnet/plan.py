@@ -1,32 +1,40 @@
-"""Plan of a network: the OpSpecs that it computes, in order, before operators are chosen. Imports no torch."""
+"""Plan of a network: the operators that it computes, in order, before any is chosen. Imports no torch.
+
+A layout is a plan of any kind of operator: of `OpTemplate` while widths are open, of `OpSpec` once they are chosen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ..operators import ZERO
 from ..opspec import OpSpec
-from ..protocol import DENSE, Decision, Requirement, Slot
+from ..protocol import CORE, DENSE, Decision, Requirement, Slot
+from .widths import OpTemplate, WidthDecision
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
-class EdgePlan:
+class EdgeLayout(Generic[T]):
     """Searched edge of a cell, from a state to an intermediate node.
 
     Attributes:
         source: Index of the source state: inputs first, then nodes.
         node: Index of the target node.
-        candidates: One OpSpec per operator of the space.
+        candidates: One operator per choice.
     """
 
     source: int
     node: int
-    candidates: tuple[OpSpec, ...]
+    candidates: tuple[T, ...]
 
 
 @dataclass(frozen=True)
-class InputPlan:
+class InputLayout(Generic[T]):
     """Input of a cell.
 
     Attributes:
@@ -36,20 +44,20 @@ class InputPlan:
     """
 
     feature: int
-    project: OpSpec
-    resize: OpSpec | None = None
+    project: T
+    resize: T | None = None
 
 
 @dataclass(frozen=True)
-class CellPlan:
+class CellLayout(Generic[T]):
     """Cell: inputs, densely connected intermediate nodes, and the concatenation of the nodes as output."""
 
     name: str
-    inputs: tuple[InputPlan, ...]
+    inputs: tuple[InputLayout[T], ...]
     nodes: int
-    edges: tuple[EdgePlan, ...]
-    add: OpSpec
-    concat: OpSpec
+    edges: tuple[EdgeLayout[T], ...]
+    add: T
+    concat: T
 
     def edges_into(self, node: int) -> list[int]:
         """Return the indices of the edges that end in `node`, within the cell."""
@@ -73,34 +81,49 @@ class CellPlan:
         dead = (each.fault for each in self.requirements() if all(operators[edge] == ZERO for edge in each.decisions))
         return next(dead, None)
 
+    def map(self, function: Callable[[T], U]) -> CellLayout[U]:
+        """Return the layout of the function of each operator."""
+        return CellLayout(
+            self.name,
+            tuple(
+                InputLayout(
+                    source.feature,
+                    function(source.project),
+                    None if source.resize is None else function(source.resize),
+                )
+                for source in self.inputs
+            ),
+            self.nodes,
+            tuple(EdgeLayout(edge.source, edge.node, tuple(map(function, edge.candidates))) for edge in self.edges),
+            function(self.add),
+            function(self.concat),
+        )
+
 
 @dataclass(frozen=True)
-class NetworkPlan:
-    """Whole network, from image to labels, with one head per width of the space's `heads`."""
+class NetworkLayout(Generic[T]):
+    """Whole network, from image to labels."""
 
-    stem: tuple[OpSpec, ...]
-    cells: tuple[CellPlan, ...]
-    fusion: CellPlan
-    heads: tuple[tuple[OpSpec, ...], ...]
-    dense: tuple[OpSpec, ...]
+    stem: tuple[T, ...]
+    cells: tuple[CellLayout[T], ...]
+    fusion: CellLayout[T]
+    head: tuple[T, ...]
+    dense: tuple[T, ...]
 
     @property
-    def searched_cells(self) -> tuple[CellPlan, ...]:
+    def searched_cells(self) -> tuple[CellLayout[T], ...]:
         """Cells with searched edges, in the order of an architecture's choices: the backbone's, then the fusion."""
         return (*self.cells, self.fusion)
 
-    @property
-    def stride(self) -> int:
-        """Ratio of the input size to the coarsest feature's size; sides of training crops must be multiples of it."""
-        coarsest = max(-(-self.stem[0].height // cell.concat.height) for cell in self.cells)
-        return 1 << (coarsest - 1).bit_length()
-
-    def decisions(self) -> Iterator[Decision]:
-        """Yield an operator for each searched edge, without the head's width, which is the last decision."""
-        for cell in self.searched_cells:
-            for edge in cell.edges:
-                operators = tuple(spec.operator for spec in edge.candidates)
-                yield Decision(f"{cell.name}/{edge_name(cell, edge)}", operators)
+    def map(self, function: Callable[[T], U]) -> NetworkLayout[U]:
+        """Return the layout of the function of each operator."""
+        return NetworkLayout(
+            tuple(map(function, self.stem)),
+            tuple(cell.map(function) for cell in self.cells),
+            self.fusion.map(function),
+            tuple(map(function, self.head)),
+            tuple(map(function, self.dense)),
+        )
 
     def requirements(self) -> Iterator[Requirement]:
         """Yield the conditions of a valid network, cell by cell."""
@@ -109,34 +132,58 @@ class NetworkPlan:
             yield from cell.requirements(first)
             first += len(cell.edges)
 
-    def slots(self) -> Iterator[Slot]:
-        """Yield every slot of the network in the order of computation."""
-        for index, spec in enumerate(self.stem):
-            yield Slot(f"stem/{index}", (spec,))
-        first = 0
-        for cell in self.searched_cells:
-            yield from _cell_slots(cell, first)
-            first += len(cell.edges)
-        for index, specs in enumerate(zip(*self.heads, strict=True)):
-            yield Slot(f"head/{index}", specs, decisions=(first,))
-        for spec in self.dense:
-            yield Slot(f"{DENSE}/{spec.operator}", (spec,), scope=DENSE)
+
+EdgePlan = EdgeLayout[OpSpec]
+InputPlan = InputLayout[OpSpec]
+CellPlan = CellLayout[OpSpec]
+NetworkPlan = NetworkLayout[OpSpec]
+NetworkTemplate = NetworkLayout[OpTemplate]
 
 
-def _cell_slots(cell: CellPlan, first: int) -> Iterator[Slot]:
-    """Yield the slots of a cell whose first edge has index `first` in the network."""
-    for index, source in enumerate(cell.inputs):
-        yield Slot(f"{cell.name}/in{index}/project", (source.project,))
-        if source.resize is not None:
-            yield Slot(f"{cell.name}/in{index}/resize", (source.resize,))
-    for index, edge in enumerate(cell.edges):
-        yield Slot(f"{cell.name}/{edge_name(cell, edge)}", edge.candidates, decisions=(first + index,))
-    for node in range(cell.nodes):
-        yield Slot(f"{cell.name}/n{node}/add", (cell.add,), sums=tuple(first + e for e in cell.edges_into(node)))
-    yield Slot(f"{cell.name}/concat", (cell.concat,))
+def list_edge_decisions(layout: NetworkTemplate) -> Iterator[Decision]:
+    """Yield an operator for each searched edge, without the widths, which are the last decisions."""
+    for cell in layout.searched_cells:
+        for edge in cell.edges:
+            yield Decision(f"{cell.name}/{edge_name(cell, edge)}", tuple(each.operator for each in edge.candidates))
 
 
-def edge_name(cell: CellPlan, edge: EdgePlan) -> str:
+def list_slots(layout: NetworkTemplate, widths: Sequence[WidthDecision]) -> Iterator[Slot]:
+    """Yield every slot of a network in the order of computation."""
+    edges = sum(len(cell.edges) for cell in layout.searched_cells)
+
+    def make_slot(name: str, template: OpTemplate, sums: tuple[int, ...] = (), scope: str = CORE) -> Slot:
+        decisions = tuple(edges + index for index in template.decisions)
+        return Slot(name, template.list_specs(widths), decisions, sums, scope)
+
+    for index, template in enumerate(layout.stem):
+        yield make_slot(f"stem/{index}", template)
+    first = 0
+    for cell in layout.searched_cells:
+        for index, source in enumerate(cell.inputs):
+            yield make_slot(f"{cell.name}/in{index}/project", source.project)
+            if source.resize is not None:
+                yield make_slot(f"{cell.name}/in{index}/resize", source.resize)
+        for index, edge in enumerate(cell.edges):
+            specs = tuple(spec for template in edge.candidates for spec in template.list_specs(widths))
+            decisions = (first + index, *(edges + width for width in edge.candidates[0].decisions))
+            yield Slot(f"{cell.name}/{edge_name(cell, edge)}", specs, decisions)
+        for node in range(cell.nodes):
+            yield make_slot(f"{cell.name}/n{node}/add", cell.add, tuple(first + e for e in cell.edges_into(node)))
+        yield make_slot(f"{cell.name}/concat", cell.concat)
+        first += len(cell.edges)
+    for index, template in enumerate(layout.head):
+        yield make_slot(f"head/{index}", template)
+    for template in layout.dense:
+        yield make_slot(f"{DENSE}/{template.operator}", template, scope=DENSE)
+
+
+def find_stride(plan: NetworkPlan) -> int:
+    """Return the ratio of the input size to the coarsest feature's size."""
+    coarsest = max(-(-plan.stem[0].height // cell.concat.height) for cell in plan.cells)
+    return 1 << (coarsest - 1).bit_length()
+
+
+def edge_name(cell: CellLayout[T], edge: EdgeLayout[T]) -> str:
     """Return an edge's name within its cell, target first: `n1<in0`, `n1<n0`."""
     inputs = len(cell.inputs)
     source = f"in{edge.source}" if edge.source < inputs else f"n{edge.source - inputs}"

@@ -21,15 +21,16 @@ from ...geometry import Size
 from ..operators import digest_recipes
 from ..protocol import DEFAULT_KIND, Architecture, Decision, Requirement, SearchSpace, Slot, register_space
 from ..settings import SpaceSettings, validate
-from .layout import plan_network
-from .plan import CellPlan, NetworkPlan
+from .layout import list_width_decisions, plan_network
+from .plan import CellPlan, NetworkPlan, NetworkTemplate, find_stride, list_edge_decisions, list_slots
+from .widths import WidthDecision
 
 
 @register_space(DEFAULT_KIND)
 class LGCNetSpace(SpaceSettings, SearchSpace):
-    """LGCNet's search space: an operator for each edge of each cell, and the head's width, which is the last decision.
+    """LGCNet's search space: an operator for each edge of each cell, then widths, the head's last.
 
-    The supernet has the head's default width only. See `SpaceSettings` for the fields.
+    Where only the head has several widths, the supernet has its default one. See `SpaceSettings` for the fields.
     """
 
     @cached_property
@@ -38,9 +39,33 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
         return self.hash_fields(digest_recipes(self.specs()))
 
     @cached_property
-    def plan(self) -> NetworkPlan:
-        """Plan of the network: stem, cells, fusion, heads."""
+    def template(self) -> NetworkTemplate:
+        """Layout of the network with open widths: stem, cells, fusion, head."""
         return plan_network(self)
+
+    @cached_property
+    def widths_searched(self) -> tuple[WidthDecision, ...]:
+        """Decisions on widths, W of them; that on the head's is the last one."""
+        return list_width_decisions(self)
+
+    @cached_property
+    def plan(self) -> NetworkPlan:
+        """Plan of the network with the default widths, or the largest where they are searched."""
+        return self.plan_at(
+            [
+                len(decision.choices) - 1 if decision.default is None else decision.default
+                for decision in self.widths_searched
+            ]
+        )
+
+    def plan_at(self, widths: Sequence[int]) -> NetworkPlan:
+        """Return the plan of the network for the choices of all width decisions, [W]."""
+        return self.template.map(lambda operator: operator.at(widths))
+
+    @cached_property
+    def stride(self) -> int:
+        """Ratio of the input size to the coarsest feature's size."""
+        return find_stride(self.plan)
 
     @cached_property
     def edges(self) -> int:
@@ -49,72 +74,76 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
-        """Operators of all edges, the fusion cell's last, then the head's width."""
-        return (*self.plan.decisions(), Decision("head", tuple(map(str, self.heads)), default=self.default_head))
+        """Operators of all edges, the fusion cell's last, then the widths, the head's last."""
+        widths = (Decision(each.name, each.choices, each.default) for each in self.widths_searched)
+        return (*list_edge_decisions(self.template), *widths)
 
     @cached_property
     def requirements(self) -> tuple[Requirement, ...]:
         """A live edge at each node and input of each cell."""
-        return tuple(self.plan.requirements())
+        return tuple(self.template.requirements())
 
     def slots(self) -> tuple[Slot, ...]:
         """Return every slot of the network in the order of computation."""
-        return tuple(self.plan.slots())
+        return tuple(list_slots(self.template, self.widths_searched))
 
     def build(self, choices: Sequence[int], **provenance: object) -> LGCNetArchitecture:
-        """Return the architecture of these choices, [D] or, with the head's default width, [E].
+        """Return the architecture of these choices, [D] or, where only the head's width is a choice, [E].
 
         Raises:
             UsageError: There are more or fewer choices, or one is out of range.
             ValueError: A node or input of a cell has no live edge.
         """
-        choices = [*map(int, choices)]
-        if len(choices) == self.edges:
+        choices, decisions = [*map(int, choices)], self.decisions
+        if len(choices) == self.edges == len(decisions) - 1:
             choices.append(self.default_head)
-        limits = [*[len(self.operators)] * self.edges, len(self.heads)]
-        if len(choices) != len(limits) or not all(0 <= c < limit for c, limit in zip(choices, limits, strict=True)):
+        sizes = [len(decision.choices) for decision in decisions]
+        if len(choices) != len(sizes) or not all(0 <= c < size for c, size in zip(choices, sizes, strict=True)):
             raise UsageError(f"invalid choices in space {self.name}: {choices}")
-        names = [self.operators[choice] for choice in choices[:-1]]
+        names = [decision.choices[choice] for decision, choice in zip(decisions, choices, strict=True)]
         cells, first = [], 0
         for cell in self.plan.searched_cells:
             cells.append(tuple(names[first : first + len(cell.edges)]))
             first += len(cell.edges)
-        return self._build(tuple(cells), self.heads[choices[-1]], provenance)
+        return self._build(tuple(cells), names[self.edges :], provenance)
 
     def _build(
-        self, cells: tuple[tuple[str, ...], ...], width: int | None, provenance: dict[str, Any]
+        self, cells: tuple[tuple[str, ...], ...], widths: Sequence[str], provenance: dict[str, Any]
     ) -> LGCNetArchitecture:
-        """Return an architecture; the operators of the fusion cell are the last of `cells`."""
+        """Return an architecture; the operators of the fusion cell are the last of `cells`, widths by their names."""
+        *others, head = widths
+        named = {decision.name: name for decision, name in zip(self.widths_searched, others, strict=False)}
         return LGCNetArchitecture(
-            space=self, cells=cells[:-1], fusion=cells[-1], head_channels=width, provenance=provenance
+            space=self, cells=cells[:-1], fusion=cells[-1], widths=named, head_channels=int(head), provenance=provenance
         )
 
     def sample(self, seed: int) -> LGCNetArchitecture:
-        """Return a random architecture, operators drawn uniformly, with the default head."""
+        """Return a random architecture, choices drawn uniformly; the default head unless its width is searched."""
         from .sampling import draw_uniform  # numpy slows down every --help
 
-        cells = draw_uniform(self.plan.searched_cells, self.operators, seed)
-        return self._build(cells, None, {"sampled": "even", "seed": seed})
+        cells, widths = draw_uniform(self.plan.searched_cells, self.widths_searched, seed)
+        return self._build(cells, widths, {"sampled": "even", "seed": seed})
 
     def spread(self, count: int, seed: int) -> Iterator[LGCNetArchitecture]:
         """Yield `count` random architectures, from light to heavy, with all head widths in turn."""
         from .sampling import draw_spread
 
-        draws = draw_spread(self.plan.searched_cells, self.operators, self.heads, count, seed)
-        for index, (cells, width) in enumerate(draws):
-            yield self._build(cells, width, {"sampled": "spread", "seed": seed, "index": index})
+        for index, (cells, widths) in enumerate(
+            draw_spread(self.plan.searched_cells, self.widths_searched, count, seed)
+        ):
+            yield self._build(cells, widths, {"sampled": "spread", "seed": seed, "index": index})
 
     def accepts_size(self, size: Size) -> bool:
         """Return True if networks take images of this height and width, besides the space's own.
 
         With half-pixel centres, sides have to be multiples of the network's stride, so that resizes fit.
         """
-        stride = self.plan.stride
+        stride = self.stride
         return all(side >= 2 * stride and (self.is_strided or side % stride == 0) for side in size)
 
     def describe_sizes(self) -> str:
         """Return the condition on the sides of such images, as the end of a sentence."""
-        stride = self.plan.stride
+        stride = self.stride
         if self.is_strided:
             return f"at least {2 * stride}, twice the network's stride"
         return f"multiples of the network's stride, {stride}, and at least {2 * stride}"
@@ -143,12 +172,13 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
 
 
 class LGCNetArchitecture(BaseModel, Architecture):
-    """One network of LGCNet's search space: an operator per searched edge and the head's width.
+    """One network of LGCNet's search space: an operator per searched edge, and widths.
 
     Attributes:
         space: Search space.
         cells: Operator names of each cell's edges, in the order of the cell's plan.
         fusion: Operator names of the fusion cell's edges.
+        widths: Channels of each part whose width the space searches, but the head's, by name, as text.
         head_channels: Width of the head: channels of its 3x3 convolution; None for the space's default.
         provenance: Origin, e.g. seed, table and prediction.
     """
@@ -158,6 +188,7 @@ class LGCNetArchitecture(BaseModel, Architecture):
     space: LGCNetSpace
     cells: tuple[tuple[str, ...], ...]
     fusion: tuple[str, ...]
+    widths: dict[str, str] = {}
     head_channels: int | None = None
     provenance: dict[str, Any] = {}
 
@@ -174,14 +205,15 @@ class LGCNetArchitecture(BaseModel, Architecture):
 
     @model_validator(mode="after")
     def _check_cells(self) -> Self:
-        if len(self.cells) != self.space.cells:
-            raise ValueError(f"{len(self.cells)} cells, but the space has {self.space.cells}")
+        if len(self.cells) != len(self.space.plan.cells):
+            raise ValueError(f"{len(self.cells)} cells, but the space has {len(self.space.plan.cells)}")
         for cell, choices in self.iter_cells():
             if len(choices) != len(cell.edges):
                 raise ValueError(f"{cell.name}: {len(choices)} operators for {len(cell.edges)} edges")
+            known = [spec.operator for spec in cell.edges[0].candidates]
             for name in choices:
-                if name not in self.space.operators:
-                    raise ValueError(f"{cell.name}: {name!r} is not in the space ({', '.join(self.space.operators)})")
+                if name not in known:
+                    raise ValueError(f"{cell.name}: {name!r} is not in the space ({', '.join(known)})")
             fault = cell.find_fault(choices)
             if fault is not None:
                 raise ValueError(fault)
@@ -190,9 +222,24 @@ class LGCNetArchitecture(BaseModel, Architecture):
     @model_serializer(mode="wrap")
     def _omit_default_head(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialise(self)
-        if self.head_channels is None:
-            content.pop("head_channels", None)
+        for name in ("widths", "head_channels"):
+            if not content[name]:
+                del content[name]
         return content
+
+    @model_validator(mode="after")
+    def _check_searched_widths(self) -> Self:
+        decisions = self.space.widths_searched[:-1]
+        if {*self.widths} != {decision.name for decision in decisions}:
+            names = ", ".join(decision.name for decision in decisions) or "none"
+            raise ValueError(f"widths of {', '.join(self.widths) or 'none'}, but the space searches those of {names}")
+        for decision in decisions:
+            if self.widths[decision.name] not in decision.choices:
+                raise ValueError(
+                    f"{decision.name}: {self.widths[decision.name]} is not a width of the space "
+                    f"({', '.join(decision.choices)})"
+                )
+        return self
 
     def iter_cells(self) -> Iterable[tuple[CellPlan, tuple[str, ...]]]:
         """Iterate over the cells' plans with their operators, the fusion cell last."""
@@ -200,20 +247,27 @@ class LGCNetArchitecture(BaseModel, Architecture):
 
     @cached_property
     def choices(self) -> tuple[int, ...]:
-        """Operator index of every searched edge of the network, the fusion cell's last, then the head's width, [D]."""
-        index = {name: number for number, name in enumerate(self.space.operators)}
-        return (*(index[name] for _, names in self.iter_cells() for name in names), self.head)
+        """Operator of every searched edge of the network, the fusion cell's last, then the widths, [D]."""
+        names = [*(name for _, names in self.iter_cells() for name in names)]
+        names += [*(self.widths[each.name] for each in self.space.widths_searched[:-1]), str(self.head_width)]
+        return tuple(decision.choices.index(name) for decision, name in zip(self.space.decisions, names, strict=True))
+
+    @property
+    def head_width(self) -> int:
+        """Channels of the head."""
+        return self.space.head_channels if self.head_channels is None else self.head_channels
 
     @cached_property
-    def head(self) -> int:
-        """Index of the head's width in the space's `heads`."""
-        return self.space.default_head if self.head_channels is None else self.space.heads.index(self.head_channels)
+    def plan(self) -> NetworkPlan:
+        """Plan of the network with its widths."""
+        return self.space.plan_at(self.choices[self.space.edges :])
 
     @property
     def key(self) -> str:
-        """Operator index of each edge, and the head's width if not the default."""
-        width = "" if self.head_channels is None else f"/h{self.head_channels}"
-        return "-".join(map(str, self.choices[:-1])) + width
+        """Operator index of each edge, searched widths, and the head's width if not the default."""
+        widths = "".join(f"/{name}={width}" for name, width in self.widths.items())
+        head = "" if self.head_channels is None else f"/h{self.head_channels}"
+        return "-".join(map(str, self.choices[: self.space.edges])) + widths + head
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> Self:
         """Return the same architecture with another origin."""

@@ -15,6 +15,8 @@ from lgc.models.onnx.export import to_onnx
 from lgc.models.space import operators as ops
 from lgc.models.space.protocol import CORE, DENSE
 
+from ...spaces import list_heads
+
 SEEDS = range(5)
 
 
@@ -102,8 +104,8 @@ def test_space_covers_specs_of_architectures(space):
 
 
 def test_seeds_cover_all_head_widths(space):
-    assert [random_architecture(space, seed).head for seed in SEEDS] == list(range(len(space.heads)))
-    for head, (width, specs) in enumerate(zip(space.heads, space.plan.heads, strict=True)):
+    assert [random_architecture(space, seed).choices[-1] for seed in SEEDS] == list(range(len(space.heads)))
+    for head, (width, specs) in enumerate(zip(space.heads, list_heads(space), strict=True)):
         assert (specs[0].c_out, specs[1].c_in) == (width, width)
         network = on_meta(space, head)[1].network
         assert (network.head[0].conv.out_channels, network.head[1].in_channels) == (width, width)

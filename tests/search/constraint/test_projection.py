@@ -50,7 +50,7 @@ def test_results_are_valid_and_meet_target(decisions, random_predictor, latency_
         assert (latency.target_ratio(batch.choices) <= 1 + 1e-9).all()
         for row in range(len(batch)):
             architecture = build_architecture(batch, row, latency)  # validates itself
-            assert architecture.head == batch.choices[row, -1]
+            assert architecture.choices[-1] == batch.choices[row, -1]
             assert np.array_equal(decisions.expand(batch.choices[row : row + 1])[0], architecture.choices)
 
 

@@ -45,8 +45,8 @@ def with_heads(space, widths):
 def test_spread_draws_heads_evenly(space):
     networks = list(space.spread(3 * len(space.heads), 0))
     for first in range(0, len(networks), len(space.heads)):
-        assert sorted(network.head for network in networks[first : first + len(space.heads)]) == [*range(5)]
-    orders = {tuple(network.head for network in space.spread(5, seed)) for seed in range(5)}
+        assert sorted(network.choices[-1] for network in networks[first : first + len(space.heads)]) == [*range(5)]
+    orders = {tuple(network.choices[-1] for network in space.spread(5, seed)) for seed in range(5)}
     assert len(orders) > 1, "the order depends on the seed"
     assert {space.sample(seed).head_channels for seed in range(10)} == {None}
 

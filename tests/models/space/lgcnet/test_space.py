@@ -12,6 +12,8 @@ from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import Skeleton
 from lgc.models.space.lgcnet import LGCNetArchitecture
 
+from ....spaces import list_heads
+
 
 @pytest.fixture
 def content(mini_space):
@@ -137,7 +139,7 @@ def test_head_round_trip_and_network_width(headed_space, tmp_path, seed, head):
     architecture.save(tmp_path / "a.json")
     read = Architecture.load(tmp_path / "a.json")
     assert read == architecture == Architecture.from_dict(architecture.to_dict(), "it")
-    assert (read.choices, read.head) == (choices, head)
+    assert (read.choices, read.choices[-1]) == (choices, head)
     with torch.device("meta"):
         network = LGCNet(headed_space, read)
     assert network.head[0].conv.out_channels == headed_space.heads[head]
@@ -145,18 +147,19 @@ def test_head_round_trip_and_network_width(headed_space, tmp_path, seed, head):
 
 
 def test_skeleton_has_requested_or_default_head(headed_space):
-    widths = [Skeleton(headed_space, head=head).head[0].conv.out_channels for head in (None, 0, 1, 2)]
+    plans = [None, *(headed_space.plan_at([head]) for head in range(3))]
+    widths = [Skeleton(headed_space, plan=plan).head[0].conv.out_channels for plan in plans]
     assert widths == [4, 2, 4, 8]
 
 
 def test_head_changes_no_other_operator(headed_space):
     operators = headed_space.sample(0).choices[:-1]
     specs = [headed_space.build([*operators, head]).specs() for head in range(3)]
-    expected = [spec for spec in headed_space.sample(0).specs() if spec not in headed_space.plan.heads[1]]
+    expected = [spec for spec in headed_space.sample(0).specs() if spec not in list_heads(headed_space)[1]]
     for head, head_specs in enumerate(specs):
-        assert [spec for spec in head_specs if spec not in headed_space.plan.heads[head]] == expected
-        assert [spec for spec in head_specs if spec in headed_space.plan.heads[head]] == [
-            *headed_space.plan.heads[head]
+        assert [spec for spec in head_specs if spec not in list_heads(headed_space)[head]] == expected
+        assert [spec for spec in head_specs if spec in list_heads(headed_space)[head]] == [
+            *list_heads(headed_space)[head]
         ]
 
 
@@ -164,7 +167,7 @@ def test_default_head_is_stored_as_none(headed_space):
     operators = headed_space.sample(0).choices[:-1]
     named = [headed_space.build([*operators, *head]) for head in ([], [0], [1], [2])]
     assert [architecture.head_channels for architecture in named] == [None, 2, None, 8]
-    assert [architecture.head for architecture in named] == [1, 0, 1, 2]
+    assert [architecture.choices[-1] for architecture in named] == [1, 0, 1, 2]
     assert named[0] == named[2]
     assert ["head_channels" in json.loads(architecture.to_json()) for architecture in named] == [
         False,
