@@ -36,8 +36,16 @@ def _upsample(x: Tensor, ratio: int, size: Size) -> Tensor:
     return out if full == size else out[..., : size[0], : size[1]]
 
 
+ALIGNED_RATIO = 8
+"""Ratio from which a map whose corners can be aligned is exported so."""
+
+
 class _ExportedUpsample(torch.autograd.Function):
-    """`_upsample` as a single ONNX node with integer scales, which runtimes compute in their own memory layouts."""
+    """`_upsample` as an ONNX node with integer scales, which runtimes compute in their own memory layouts.
+
+    Sides that are not multiples of the ratio need a slice, which copies the map. For logits this takes longer than the
+    layout saves, so their corners are aligned where they can be (docs/benchmarks, geometry).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, ratio: int, size: Size) -> Tensor:
@@ -54,6 +62,12 @@ class _ExportedUpsample(torch.autograd.Function):
         sizes = x.type().sizes()
         whole = [side * ratio for side in sizes[2:]]
         absent = constant([], torch.float32)
+        if ratio >= ALIGNED_RATIO and all(side % ratio == 1 for side in size):
+            lengths = constant([*sizes[:2], *size], torch.int64)
+            corners = {"coordinate_transformation_mode_s": "align_corners", "mode_s": "linear"}
+            return g.op("Resize", x, absent, absent, lengths, **corners).setType(
+                x.type().with_sizes([*sizes[:2], *size])
+            )
         scales = constant([1, 1, ratio, ratio], torch.float32)
         out = g.op("Resize", x, absent, scales, coordinate_transformation_mode_s="asymmetric", mode_s="linear")
         out.setType(x.type().with_sizes([*sizes[:2], *whole]))

@@ -17,25 +17,27 @@ from lgc.models.nets.network import DenseOutput, LGCNet
 from lgc.models.nets.resizing import relocate_logits, upsample_logits, upsample_strided
 from lgc.models.onnx.export import simplify, to_onnx
 from lgc.models.space.lgcnet import LGCNetArchitecture, LGCNetSpace
+from lgc.models.space.lgcnet.plan import CellPlan, EdgePlan
 from lgc.models.space.operators import ZERO
 from lgc.models.space.protocol import PRESETS
 from lgc.profiler.inference.resampling import upsample
 from lgc.search.training.scores import find_classes
 
-SIZES = {"tiny": (192, 256), "lgcnet-camvid": (720, 960), "lgcnet-cityscapes": (769, 1537)}
+SIZES = {"tiny": (192, 256), "rapid": (360, 480), "lgcnet-camvid": (720, 960), "lgcnet-cityscapes": (769, 1537)}
 CROPS = [(256, 320), (257, 321), (360, 480), (250, 311)]
 TOLERANCE_PX = 0.5
 
 
 def carry_channel(space: LGCNetSpace) -> LGCNet:
     """Return a network whose first logit is the first channel of its image, through every cell and level."""
-    names = [
-        tuple("sep_conv_3x3" if edge.source < len(cell.inputs) else ZERO for edge in cell.edges)
-        for cell in space.plan.searched_cells
-    ]
+    names = [tuple(carry_edge(cell, edge) for edge in cell.edges) for cell in space.plan.searched_cells]
     for cell, chosen in zip(space.plan.searched_cells, names, strict=True):
         assert cell.find_fault(chosen) is None
-    network = LGCNet(space, LGCNetArchitecture(space=space, cells=tuple(names[:-1]), fusion=names[-1])).eval()
+    widths = {each.name: each.choices[0] for each in space.widths_searched[:-1]}
+    if "fusion" in widths:  # unlike any level's, so that every projection is a convolution
+        widths["fusion"] = str(space.fusion.widths[-1])
+    architecture = LGCNetArchitecture(space=space, cells=tuple(names[:-1]), fusion=names[-1], widths=widths)
+    network = LGCNet(space, architecture).eval()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.zeros_(module.weight)
@@ -48,9 +50,17 @@ def carry_channel(space: LGCNetSpace) -> LGCNet:
             module.norm.eps = 0.0
     with torch.no_grad():  # each node is the sum of its inputs: make it their mean
         for cell, plan in zip([*network.cells, network.fusion], space.plan.searched_cells, strict=True):
-            for projection in cell.project:
+            for projection in cell.project if len(plan.inputs) > 1 else ():
                 projection.conv.weight /= len(plan.inputs)
     return network
+
+
+def carry_edge(cell: CellPlan, edge: EdgePlan) -> str:
+    """Return the operator that carries a channel from an input of a cell to its nodes."""
+    if edge.source >= len(cell.inputs):
+        return ZERO
+    known = [spec.operator for spec in edge.candidates]
+    return "sep_conv_3x3" if "sep_conv_3x3" in known else "skip"
 
 
 def make_ramp(size: tuple[int, int], axis: int) -> torch.Tensor:

@@ -10,7 +10,8 @@ import pytest
 
 from lgc.models import PRESETS, SearchSpace
 from lgc.models.onnx.slot_names import FRAME, SlotNames, computed_slots
-from lgc.models.space.operators import Conv, get_recipe
+from lgc.models.recipe import Conv, PoolPyramid, SqueezeExcite, iter_layers
+from lgc.models.space.operators import get_recipe
 from lgc.models.space.opspec import OpSpec
 from lgc.models.space.protocol import CORE, DENSE, END_TO_END
 from lgc.profiler.deployment.network import Network
@@ -45,7 +46,10 @@ def test_nodes_and_slots_match(preset, scope):
         assert all("max_pool" in slots[slot][0] for slot in missing), "only equal poolings may share a node"
         assert (FRAME in slot_of_node.values()) == (scope == END_TO_END)
         for slot, (entry, _) in slots.items():
-            convolutions = [layer for layer in get_recipe(OpSpec.parse(entry)) if isinstance(layer, Conv)]
+            layers = [*iter_layers(get_recipe(OpSpec.parse(entry)))]
+            if any(isinstance(layer, PoolPyramid | SqueezeExcite) for layer in layers):
+                continue  # whose convolutions are no layers of their own
+            convolutions = [layer for layer in layers if isinstance(layer, Conv)]
             assert conv_attributes(graph, [node for node in graph.node if slot_of_node[node.name] == slot]) == [
                 ((conv.c_out, conv.c_in // conv.groups, conv.kernel, conv.kernel), conv.stride, conv.dilation)
                 for conv in convolutions

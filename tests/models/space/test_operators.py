@@ -104,12 +104,14 @@ def test_onnx_output_matches_torch(spec):
 
 @pytest.mark.parametrize("name", [name for name in OPERATORS if OPERATORS[name].searchable and name not in EXAMPLES])
 def test_receptive_field_matches_name(name):
-    """The response to an impulse covers exactly the kernel; names end in KxK and, if dilated, _dD."""
+    """The response to an impulse covers exactly the kernels; names have KxK and, if dilated, _dD."""
     if name == ZERO:
         assert is_free(OpSpec(name, 1, 1, 41, 41))
         return
-    kernel, dilation = re.search(r"(?:_(\d+)x\1)?(?:_d(\d+))?$", name).groups()
-    reach = int(kernel or 1) // 2 * int(dilation or 1)
+    kernel, dilation = re.search(r"(?:_(\d+)x\1)?(?:_e\d+)?(?:_d(\d+))?$", name).groups()
+    reach = int(kernel or 1) // 2 * int(dilation or 1) * (2 if name.startswith(("res_conv", "res_sep")) else 1)
+    if name == "pool_pyramid":
+        reach = 20  # all of the image
     image = torch.zeros(1, 1, 41, 41)
     image[..., 20, 20] = 1
     module = build_module(OpSpec(name, 1, 1, 41, 41)).eval()

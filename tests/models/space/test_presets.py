@@ -1,5 +1,6 @@
 """Conformance of every preset: its slots cover the whole network."""
 
+import math
 from collections import Counter
 from functools import cache
 from itertools import pairwise
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lgc.models import PRESETS, LGCNet, SearchSpace
+from lgc.models import PRESETS, LGCNet, SearchSpace, recipe
 from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput
 from lgc.models.onnx.export import to_onnx
@@ -88,11 +89,17 @@ def test_slots_cover_the_exported_graph(seed):
     ).graph
     sizes = {name for node in graph.node if node.op_type in ("Shape", "Slice") for name in node.output}
     nodes = Counter(node.op_type for node in graph.node if not sizes & {*node.input, *node.output})
-    names = {ops.MaxPool: "MaxPool", ops.Resize: "Resize", ops.Add: "Add", ops.Concat: "Concat", ops.ArgMax: "ArgMax"}
+    names = {
+        recipe.MaxPool: "MaxPool",
+        recipe.Resize: "Resize",
+        recipe.Add: "Add",
+        recipe.Concat: "Concat",
+        recipe.ArgMax: "ArgMax",
+    }
     expected = Counter()
     for layer in (layer for spec in architecture.specs() for layer in ops.get_recipe(spec)):
         expected[names.get(type(layer), "Conv")] += 1
-        expected["Relu"] += isinstance(layer, ops.Conv) and not layer.plain
+        expected["Relu"] += isinstance(layer, recipe.Conv) and not layer.plain
     ignored = {"Constant", "Identity", "Cast"}
     assert {name: count for name, count in nodes.items() if name not in ignored} == dict(expected)
 
@@ -108,21 +115,26 @@ def test_seeds_cover_all_head_widths(space):
     for head, (width, specs) in enumerate(zip(space.heads, list_heads(space), strict=True)):
         assert (specs[0].c_out, specs[1].c_in) == (width, width)
         network = on_meta(space, head)[1].network
-        assert (network.head[0].conv.out_channels, network.head[1].in_channels) == (width, width)
+        convolutions = [child for child in network.head[0].modules() if isinstance(child, nn.Conv2d)]
+        assert (convolutions[-1].out_channels, network.head[1].in_channels) == (width, width)
 
 
 def test_slot_names_and_edges_are_unique(space):
     slots = space.slots()
     assert len({slot.name for slot in slots}) == len(slots)
     edges = [slot for slot in slots if slot.decisions and slot.decisions[0] < space.edges]
-    assert [slot.decisions for slot in edges] == [(edge,) for edge in range(space.edges)]
-    head = [slot for slot in slots if slot.decisions == (space.edges,)]
+    assert [slot.decisions[0] for slot in edges] == list(range(space.edges))
+    head = [slot for slot in slots if slot.decisions[-1:] == (len(space.decisions) - 1,)]
     assert [slot.name for slot in head] == ["head/0", "head/1"]
     assert sorted(edge for slot in slots for edge in slot.sums) == list(range(space.edges))
     for slot in slots:
-        names = tuple(spec.operator for spec in slot.candidates)
-        assert names == space.operators if slot in edges else len(set(names)) == 1
-        assert len(names) == (len(space.heads) if slot in head else len(space.operators) if slot in edges else 1)
+        choices = [space.decisions[index].choices for index in slot.decisions]
+        assert len(slot.candidates) == math.prod(map(len, choices))
+        names = [spec.operator for spec in slot.candidates]
+        if slot in edges:
+            assert names == [name for name in choices[0] for _ in range(len(names) // len(choices[0]))]
+        else:
+            assert len(set(names) - {"skip"}) <= 1
 
 
 def test_core_lacks_only_dense_output(space):
@@ -145,10 +157,16 @@ def test_papers_presets_run(name):
 
 def test_presets_have_the_papers_sizes():
     sizes = {name: SearchSpace.load(name).input for name in PRESETS}
-    assert sizes == {"tiny": (192, 256), "lgcnet-camvid": (720, 960), "lgcnet-cityscapes": (769, 1537)}
+    assert sizes == {
+        "tiny": (192, 256),
+        "rapid": (360, 480),
+        "lgcnet-camvid": (720, 960),
+        "lgcnet-cityscapes": (769, 1537),
+    }
     assert all(SearchSpace.load(name).name == name for name in PRESETS)
 
 
+@pytest.mark.parametrize("space", [name for name in PRESETS if name != "rapid"], indirect=True)
 def test_reduction_cells_halve_and_double(space):
     for cell, edges in ((cell, cell.edges) for cell in space.plan.cells):
         inputs = len(cell.inputs)
@@ -159,3 +177,23 @@ def test_reduction_cells_halve_and_double(space):
     widths = [cell.add.c_out for cell in space.plan.cells]
     for index, (before, after) in enumerate(pairwise(widths), start=1):
         assert after == before * (2 if index in space.reductions else 1)
+
+
+def test_rapid_reduces_by_one_operator_and_passes_equal_widths():
+    space = SearchSpace.load("rapid")
+    for architecture in space.spread(5, 0):
+        widths = [int(architecture.widths[f"level{level}"]) for level in range(3)]
+        level = 0
+        for index, cell in enumerate(architecture.plan.cells):
+            (source,) = cell.inputs
+            before, level = widths[level], level + (index in space.reductions)
+            reduces = before != widths[level] or index in space.reductions
+            expected = ("conv_3x3", 2) if reduces else ("skip", 1)
+            assert (source.project.operator, source.project.stride) == expected
+            assert (source.project.c_in, source.project.c_out) == (before, widths[level])
+            assert {spec.stride for spec in cell.edges[0].candidates} == {1}
+
+
+def test_rapid_spans_a_factor_of_eight():
+    macs = [architecture.macs for architecture in SearchSpace.load("rapid").spread(100, 0)]
+    assert max(macs) > 16 * min(macs)

@@ -21,7 +21,7 @@ def faults(architecture):
 
 def test_samples_are_valid(space):
     for architecture in [*(space.sample(seed) for seed in range(15)), *space.spread(15, 0)]:
-        assert faults(architecture) == [None] * (space.cells + 1)
+        assert faults(architecture) == [None] * len(space.plan.searched_cells)
         assert len(architecture.choices) == len(space.decisions)
 
 
@@ -42,6 +42,17 @@ def with_heads(space, widths):
     return SearchSpace.check({**space.model_dump(mode="json"), "head_widths": widths}, "s")
 
 
+def test_spread_draws_searched_widths():
+    space = SearchSpace.load("rapid")
+    networks = list(space.spread(60, 0))
+    for index, decision in enumerate(space.widths_searched):
+        drawn = {network.choices[space.edges + index] for network in networks}
+        assert drawn == set(range(len(decision.choices))), decision.name
+    ranks = [sum(network.choices[space.edges :]) for network in networks]
+    assert max(ranks) > 3 * min(ranks), "from narrow to wide"
+
+
+@pytest.mark.parametrize("space", [name for name in PRESETS if name != "rapid"], indirect=True)
 def test_spread_draws_heads_evenly(space):
     networks = list(space.spread(3 * len(space.heads), 0))
     for first in range(0, len(networks), len(space.heads)):
