@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..device import CPU
+from ..errors import UsageError
 from ..lut.predictor import Predictor
 from ..models.space.lgcnet import LGCNetSpace
 from ..models.space.protocol import ARCHITECTURE_FILE, Space
@@ -123,6 +124,11 @@ def _open_context(
     """Validate tables, settings and data, and open the dataset and the device."""
     decisions = _make_decisions(tables, config)
     space = decisions.space
+    if space.searches_widths and config.strategy == "gradient":
+        raise UsageError(
+            f"space {space.name} searches widths, which the strategy gradient does not choose: use --strategy "
+            "evolution or random"
+        )
     require_feasible(decisions, tables, config)
     require_crop(config.crop, space)
     spec = read_dataset(data)

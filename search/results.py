@@ -83,6 +83,7 @@ class SearchResult(Result):
         slowest_ms: latency of the space's slowest architecture.
         operators: operator -> number of edges; empty for a space without edges.
         head_channels: channels of the head; None for a space without a head width.
+        widths: channels of each other part of the network whose width was searched, by name, as text.
         tried: number of architectures compared in the supernet.
         passes: forward passes that the strategy used.
         trial_losses: loss of each candidate after its trial; None for a candidate that diverged.
@@ -118,6 +119,7 @@ class SearchResult(Result):
     slowest_ms: float
     operators: dict[str, int] = field(default_factory=dict)
     head_channels: int | None = None
+    widths: dict[str, str] = field(default_factory=dict)
     tried: int
     passes: int
     trial_losses: list[float | None]

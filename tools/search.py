@@ -378,6 +378,8 @@ def _format_lines(results: Sequence[SearchResult]) -> list[str]:
     for result in results:
         operators = ", ".join(f"{count} {name}" for name, count in result.operators.items() if count)
         parts = [f"edges: {operators}"] if operators else []
+        widths = ", ".join(f"{name} {width}" for name, width in result.widths.items())
+        parts += [f"channels: {widths}"] if widths else []
         parts += [] if result.head_channels is None else [f"head of {result.head_channels} channels"]
         likeliest = result.loss_likeliest
         lines += [

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..space.lgcnet.plan import CellPlan
+from ..space.lgcnet.plan import CellLayout
 from ..space.operators import ZERO
-from ..space.opspec import OpSpec
-from .layers import StridedUpsample, build_module
+from .layers import StridedUpsample
 
 
-class Edge(nn.Module):
+class Operation(Protocol):
+    """Operator of a layout: an `OpSpec`, or an `OpTemplate` with open widths."""
+
+    @property
+    def operator(self) -> str: ...  # noqa: D102
+    @property
+    def stride(self) -> int: ...  # noqa: D102
+
+
+Op = TypeVar("Op", bound=Operation)
+
+
+class Edge(nn.Module, Generic[Op]):
     """Searched edge with one candidate operator, or several of which each forward pass runs one.
 
     State-dict keys contain the operator's name, so that a final network can load a supernet's weights.
     """
 
-    def __init__(self, specs: Sequence[OpSpec]) -> None:
+    def __init__(self, candidates: Sequence[Op], build: Callable[[Op], nn.Module]) -> None:
         super().__init__()
-        self.names = tuple(spec.operator for spec in specs)
-        self.ops = nn.ModuleDict({spec.operator: build_module(spec) for spec in specs if spec.operator != ZERO})
+        self.names = tuple(each.operator for each in candidates)
+        self.ops = nn.ModuleDict({each.operator: build(each) for each in candidates if each.operator != ZERO})
 
     def forward(self, x: Tensor, index: int = 0, gate: Tensor | None = None) -> Tensor | None:
         """Apply a candidate operator; return None for `zero`.
@@ -55,23 +67,24 @@ class CellPath:
     gates: Tensor | None = None
 
 
-class Cell(nn.Module):
+class Cell(nn.Module, Generic[Op]):
     """Cell that projects its inputs, sums the edges into each node and concatenates the nodes.
 
     Args:
         plan: Shapes and edges.
         choices: Operator name of every edge; None puts all candidates on every edge.
+        build: Function from an operator to its module.
     """
 
-    def __init__(self, plan: CellPlan, choices: Sequence[str] | None = None) -> None:
+    def __init__(self, plan: CellLayout[Op], choices: Sequence[str] | None, build: Callable[[Op], nn.Module]) -> None:
         super().__init__()
         self.plan = plan
-        self.project = nn.ModuleList(build_module(source.project) for source in plan.inputs)
+        self.project = nn.ModuleList(build(source.project) for source in plan.inputs)
         self.edges = nn.ModuleList()
         for index, edge in enumerate(plan.edges):
             kept = edge.candidates if choices is None else [s for s in edge.candidates if s.operator == choices[index]]
-            self.edges.append(Edge(kept))
-        self.concat = build_module(plan.concat)
+            self.edges.append(Edge(kept, build))
+        self.concat = build(plan.concat)
 
     def forward(self, features: Sequence[Tensor], path: CellPath | None = None) -> Tensor:
         """Compute the cell.
@@ -108,9 +121,8 @@ class Cell(nn.Module):
                 total = out if total is None else total + out
         if total is not None:
             return total
-        spec = self.plan.add
-        batch = states[0].shape[0]
-        return torch.zeros(batch, spec.c_out, *self._size(states), device=states[0].device, dtype=states[0].dtype)
+        batch, channels = states[0].shape[:2]
+        return torch.zeros(batch, channels, *self._size(states), device=states[0].device, dtype=states[0].dtype)
 
     def _size(self, states: list[Tensor]) -> tuple[int, int]:
         """Return the nodes' height and width for the given inputs, whose size may differ from the plan's."""
@@ -119,13 +131,13 @@ class Cell(nn.Module):
         return -(-height // first.stride), -(-width // first.stride)
 
 
-class FusionCell(Cell):
+class FusionCell(Cell[Op]):
     """Densely connected fusion cell, whose inputs come from every level and are resized to one resolution."""
 
-    def __init__(self, plan: CellPlan, choices: Sequence[str] | None = None) -> None:
-        super().__init__(plan, choices)
+    def __init__(self, plan: CellLayout[Op], choices: Sequence[str] | None, build: Callable[[Op], nn.Module]) -> None:
+        super().__init__(plan, choices, build)
         self.resize = nn.ModuleList(
-            nn.Identity() if source.resize is None else build_module(source.resize) for source in plan.inputs
+            nn.Identity() if source.resize is None else build(source.resize) for source in plan.inputs
         )
 
     def inputs(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from ...errors import MismatchError
 from ..geometry import Geometry, Size
 from ..images import IMAGENET, Normalisation
 from ..space.lgcnet import LGCNetArchitecture, LGCNetSpace
-from ..space.lgcnet.plan import NetworkPlan
+from ..space.lgcnet.plan import NetworkLayout
 from ..space.opspec import OpSpec
 from ..space.protocol import Architecture, Space
-from .cell import Cell, CellPath, FusionCell
+from .cell import Cell, CellPath, FusionCell, Op
 from .layers import StridedUpsample, build_module
 
 
@@ -23,21 +23,25 @@ class Skeleton(nn.Module):
 
     Args:
         space: Search space of LGCNet.
+        layout: Operators of the network.
+        build: Function from an operator to its module.
         choices: Operator names of every cell, the fusion cell's last; None puts all candidates on every edge.
-        plan: Plan with the network's widths; None for the space's own.
     """
 
     def __init__(
-        self, space: Space, choices: Sequence[Sequence[str]] | None = None, plan: NetworkPlan | None = None
+        self,
+        space: Space,
+        layout: NetworkLayout[Op],
+        build: Callable[[Op], nn.Module],
+        choices: Sequence[Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
         self.space = LGCNetSpace.require(space)
-        self.plan = plan = plan or self.space.plan
-        names = choices if choices is not None else [None] * len(plan.searched_cells)
-        self.stem = nn.Sequential(*(build_module(spec) for spec in plan.stem))
-        self.cells = nn.ModuleList(Cell(cell, names[index]) for index, cell in enumerate(plan.cells))
-        self.fusion = FusionCell(plan.fusion, names[-1])
-        self.head = nn.Sequential(*(build_module(spec) for spec in plan.head))
+        names = choices if choices is not None else [None] * len(layout.searched_cells)
+        self.stem = nn.Sequential(*map(build, layout.stem))
+        self.cells = nn.ModuleList(Cell(cell, names[index], build) for index, cell in enumerate(layout.cells))
+        self.fusion = FusionCell(layout.fusion, names[-1], build)
+        self.head = nn.Sequential(*map(build, layout.head))
 
     def compute(self, x: Tensor, paths: Sequence[CellPath] | None = None) -> Tensor:
         """Compute the logits at the fusion cell's resolution.
@@ -78,8 +82,8 @@ class LGCNet(Skeleton):
                 f"the architecture belongs to space {architecture.space.description}, not {space.description}"
             )
         own = LGCNetArchitecture.require(architecture)
-        super().__init__(space, [*own.cells, own.fusion], own.plan)
-        self.architecture = own
+        super().__init__(space, own.plan, build_module, [*own.cells, own.fusion])
+        self.plan, self.architecture = own.plan, own
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits at the fusion cell's resolution, [N, classes, h, w]."""

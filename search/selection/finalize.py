@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from ...errors import FileFormatError
 from ...files import describe, write_atomic
 from ...lut.table.table import network_key
+from ...models.space.cost import Array
 from ...models.space.lgcnet import LGCNetArchitecture
 from ...models.space.protocol import ARCHITECTURE_FILE, Architecture, SearchSpace
 from ..config import SearchConfig
@@ -75,6 +76,7 @@ def finalize(
     trials = _run_trials(context, scorer, candidates, run) if len(candidates) > 1 else []
     best = min(range(len(trials)), key=lambda number: trials[number].rank, default=0)
     architecture, refined = _refine(context, constraint, ranking.architectures.select(np.array([best])))
+    own = LGCNetArchitecture.require(architecture)
     loss_before, loss_likeliest = float(np.mean(scorer.score_samples(config))), ranking.likeliest_loss
     space, predictor = context.decisions.space, context.predictors[0]
     interval, predicted_ms = predictor.interval(architecture), predictor.predict(architecture)
@@ -100,8 +102,12 @@ def finalize(
         waiting_pct=trainer.waiting_pct,
         fastest_ms=predictor.range_ms[0],
         slowest_ms=predictor.range_ms[1],
-        operators=strategies.count_operators(space.operators, np.array(architecture.choices[: space.edges])),
-        head_channels=LGCNetArchitecture.require(architecture).head_width,
+        operators=strategies.count_operators(
+            (name for decision in space.decisions[: space.edges] for name in decision.choices),
+            [name for _, names in own.iter_cells() for name in names],
+        ),
+        head_channels=own.head_width,
+        widths=own.widths,
         tried=ranking.num_compared,
         passes=ranking.passes + (_count_learning_passes(config, constraint) if config.strategy == "gradient" else 0),
         trial_losses=[trial.loss for trial in trials],
@@ -186,7 +192,7 @@ def _rank_candidates(
         constraint=constraint,
         batch_loss=scorer.batch_loss,
         batches=num_batches,
-        log_p=np.log(np.maximum(trainer.alphas.probabilities().detach().double().numpy(), 1e-12)),
+        log_p=_list_log_probabilities(trainer),
         passes=passes,
         samples=config.samples,
         finalists=config.finalists,
@@ -194,6 +200,12 @@ def _rank_candidates(
         keep=keep,
     )
     return strategies.STRATEGIES[config.strategy](task)
+
+
+def _list_log_probabilities(trainer: SupernetTrainer) -> Array:
+    """Return the log-probabilities of the searched choices, [S, C]; -inf for missing ones."""
+    log_p = np.log(np.maximum(trainer.alphas.probabilities().detach().double().numpy(), 1e-12))
+    return np.where(trainer.alphas.missing.numpy(), -np.inf, log_p)
 
 
 def _count_learning_passes(config: SearchConfig, constraint: CostConstraint) -> int:

@@ -6,7 +6,7 @@ A registered strategy passes `tests/search/selection/test_strategies.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy as np
 from ...models.space.cost import Array
 from ..constraint.constraint import CostConstraint
 from ..constraint.projection import ArchitectureBatch, project_to_target
-from ..decisions import Indices
 
 PASSES_PER_STEP = 3
 """Forward passes that one training step of the architecture counts as; its backward pass takes twice a forward one."""
@@ -209,6 +208,6 @@ def _mutate(parent: ArchitectureBatch, constraint: CostConstraint, rng: np.rando
     return project_to_target(choices, preference, constraint)
 
 
-def count_operators(operators: Sequence[str], choices: Indices) -> dict[str, int]:
-    """Return the number of edges (choices [E]) of each operator."""
-    return {name: int((choices == index).sum()) for index, name in enumerate(operators)}
+def count_operators(known: Iterable[str], operators: Sequence[str]) -> dict[str, int]:
+    """Return how often each known operator is among those of all edges, [E]."""
+    return {name: operators.count(name) for name in dict.fromkeys(known)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...errors import UsageError
 from ..decisions import Indices
@@ -37,43 +39,55 @@ class ArchitectureParameters(nn.Module):
     GPU and gives the same path in every process.
 
     Args:
-        decisions: decisions of the search; block k has parameters alpha_k, [edges_k, O].
+        decisions: decisions of the search; block k has parameters alpha_k, [edges_k, O_k].
         communication: a name of `COMMUNICATIONS`; shared cells need `none`.
         gamma: weight of the communication.
         embedding: width of the graph convolution's hidden layer.
     """
+
+    missing: Tensor
 
     def __init__(
         self, decisions: BlockDecisions, communication: str = "gcn", gamma: float = 0.5, embedding: int = 64
     ) -> None:
         super().__init__()
         self.decisions = decisions
-        operators = len(decisions.space.operators)
-        self.alpha = nn.ParameterList(1e-3 * torch.randn(size, operators) for size in decisions.block_sizes)
-        cells = [block for block in decisions.blocks if block.name != decisions.space.plan.fusion.name]
+        blocks = decisions.blocks
+        self.alpha = nn.ParameterList(1e-3 * torch.randn(len(block.names), len(block.choices)) for block in blocks)
+        cells = blocks[: decisions.num_cells]
         if communication != "none" and any(len(block.cells) > 1 for block in cells):
             raise UsageError("shared cells cannot communicate: use communication none, or independent cells")
-        sizes = decisions.block_sizes[: len(cells)]
-        pairs = list(zip(sizes[1:], sizes, strict=False)) if communication != "none" else []
+        widths = [index for index, block in enumerate(blocks) if not block.cells]
+        chains = (range(len(cells)), widths) if communication != "none" else ()
+        self._receivers = {index: source for chain in chains for source, index in pairwise(chain)}
         # Checkpoints hold these modules by the name `guides`.
         self.guides = nn.ModuleList(
-            GraphCommunication(operators, embedding, gamma)
-            if communication == "gcn"
-            else LinearCommunication(edges, previous, operators, gamma)
-            for edges, previous in pairs
+            _make_communication(communication, self.alpha[index], self.alpha[source], gamma, embedding)
+            for index, source in self._receivers.items()
         )
+        self.register_buffer("missing", self._mark_missing(), persistent=False)
+
+    def _mark_missing(self) -> Tensor:
+        """Return True for the choices that a decision lacks, [S, C]."""
+        sizes = [len(block.choices) for block in self.decisions.blocks for _ in block.names]
+        return torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
 
     def logits(self) -> Tensor:
-        """Return the parameters of all searched decisions after communication, [S, O].
+        """Return the parameters of all searched decisions after communication, [S, C]; -inf for missing choices.
 
-        Each backbone cell after the first receives the previous cell's own parameters; the fusion cell receives none.
+        Each backbone cell after the first receives the previous cell's own parameters, and each searched width those of
+        the previous one, from the stem to the head; the fusion cell receives none.
         """
-        alphas = list(self.alpha)
-        informed = [module(alphas[index + 1], alphas[index]) for index, module in enumerate(self.guides)]
-        return torch.cat([alphas[0], *informed, *alphas[1 + len(informed) :]])
+        own = list(self.alpha)
+        informed: list[Tensor] = list(own)
+        for module, (index, source) in zip(self.guides, self._receivers.items(), strict=True):
+            informed[index] = module(own[index], own[source])
+        choices = int(self.missing.shape[1])
+        padded = [F.pad(rows, (0, choices - rows.shape[1])) for rows in informed]
+        return torch.cat(padded).masked_fill(self.missing, -torch.inf)
 
     def probabilities(self) -> Tensor:
-        """Return the probability of every operator at every searched decision, [S, O]."""
+        """Return the probability of every choice at every searched decision, [S, C]."""
         return torch.softmax(self.logits(), dim=-1)
 
     def sample_path(self, temperature: float, generator: torch.Generator, explore: float = 0.0) -> SampledPath:
@@ -97,3 +111,10 @@ class ArchitectureParameters(nn.Module):
             p = self.probabilities()
             rows = -(p * p.clamp_min(1e-12).log()).sum(-1)
             return [float(part.mean()) for part in torch.split(rows, self.decisions.block_sizes)]
+
+
+def _make_communication(kind: str, alpha: Tensor, previous: Tensor, gamma: float, embedding: int) -> nn.Module:
+    """Return the communication to a block's parameters from the previous block's."""
+    if kind == "gcn":
+        return GraphCommunication(alpha.shape[1], embedding, gamma, previous.shape[1])
+    return LinearCommunication(alpha.shape, previous.shape, gamma)

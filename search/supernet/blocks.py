@@ -8,7 +8,8 @@ import numpy as np
 
 from ...models.recipe import Conv, iter_layers
 from ...models.space.lgcnet import LGCNetSpace
-from ...models.space.lgcnet.plan import CellPlan
+from ...models.space.lgcnet.layout import CONTEXT_CELL
+from ...models.space.lgcnet.plan import CellPlan, edge_name
 from ...models.space.operators import ZERO, get_recipe
 from ...models.space.protocol import SearchSpace
 from ..decisions import Decisions, Indices
@@ -16,21 +17,29 @@ from ..decisions import Decisions, Indices
 
 @dataclass(frozen=True)
 class DecisionBlock:
-    """The decisions of one cell, or of all cells that share their architecture parameters.
+    """The decisions of one cell, or of all cells that share their architecture parameters; or a searched width.
 
     Attributes:
-        name: name of the cell, or of the group of cells.
-        cells: indices of the cells in the plan's `searched_cells`.
-        plan: plan of the first cell.
+        name: name of the cell, of the group of cells, or of the width.
+        cells: indices of the cells in the plan's `searched_cells`; none for a width.
+        names: names of the decisions within the block, e.g. of edges.
+        choices: names of the choices of each decision, e.g. of operators.
     """
 
     name: str
     cells: tuple[int, ...]
-    plan: CellPlan
+    names: tuple[str, ...]
+    choices: tuple[str, ...]
+
+    @classmethod
+    def for_cells(cls, name: str, cells: tuple[int, ...], plan: CellPlan) -> DecisionBlock:
+        """Return the block of cells with the plan of the first one."""
+        names = tuple(edge_name(plan, edge) for edge in plan.edges)
+        return cls(name, cells, names, tuple(spec.operator for spec in plan.edges[0].candidates))
 
 
 class BlockDecisions(Decisions):
-    """Decisions of a search in LGCNet's space: an operator for each free edge of each block, then the head's width.
+    """Decisions of a search in LGCNet's space: an operator for each free edge of each block, then the widths.
 
     Args:
         space: search space of LGCNet.
@@ -41,6 +50,7 @@ class BlockDecisions(Decisions):
     Attributes:
         blocks: blocks in the order of their decisions.
         block_sizes: number of decisions of each block.
+        num_cells: number of blocks of backbone cells, the first ones; the fusion cell and searched widths follow.
         space: search space.
 
     Raises:
@@ -53,24 +63,25 @@ class BlockDecisions(Decisions):
         own = LGCNetSpace.require(space)
         plan = own.plan
         if shared:
-            strides = [cell.edges[0].candidates[0].stride for cell in plan.cells]
-            groups = {stride: tuple(i for i, other in enumerate(strides) if other == stride) for stride in strides}
-            names = {1: "normal cells"}
-            blocks = [
-                DecisionBlock(names.get(stride, "reduction cells"), cells, plan.cells[cells[0]])
-                for stride, cells in groups.items()
-            ]
+            kinds = [_find_kind(cell) for cell in plan.cells]
+            groups = {kind: tuple(i for i, other in enumerate(kinds) if other == kind) for kind in kinds}
+            blocks = [DecisionBlock.for_cells(kind[0], cells, plan.cells[cells[0]]) for kind, cells in groups.items()]
         else:
-            blocks = [DecisionBlock(cell.name, (index,), cell) for index, cell in enumerate(plan.cells)]
+            blocks = [DecisionBlock.for_cells(cell.name, (index,), cell) for index, cell in enumerate(plan.cells)]
+        self.num_cells = len(blocks)
         fusion = len(plan.fusion.edges)
         fixed = np.zeros(len(own.decisions), np.int64)
         if fixed_fusion:
             fixed[own.edges - fusion : own.edges] = make_fixed_fusion(own)
         else:
-            blocks.append(DecisionBlock(plan.fusion.name, (len(plan.cells),), plan.fusion))
+            blocks.append(DecisionBlock.for_cells(plan.fusion.name, (len(plan.cells),), plan.fusion))
+        widths = own.widths_searched
+        blocks += [DecisionBlock(each.name, (), ("width",), each.choices) for each in widths if each.default is None]
         self.blocks: tuple[DecisionBlock, ...] = tuple(blocks)
-        self.block_sizes = [len(block.plan.edges) for block in blocks]
-        super().__init__(own, [*self._assign_edges(plan.searched_cells), sum(self.block_sizes)], fixed.tolist())
+        self.block_sizes = [len(block.names) for block in blocks]
+        edges = sum(len(block.names) for block in blocks if block.cells)
+        assignment = [*self._assign_edges(plan.searched_cells), *range(edges, edges + len(widths))]
+        super().__init__(own, assignment, fixed.tolist())
 
     def _assign_edges(self, cells: tuple[CellPlan, ...]) -> list[int]:
         """Return the decision of each edge, -1 in cells without a block."""
@@ -81,6 +92,14 @@ class BlockDecisions(Decisions):
             for index, cell in enumerate(cells)
             for edge in range(len(cell.edges))
         ]
+
+
+def _find_kind(cell: CellPlan) -> tuple[str, tuple[str, ...]]:
+    """Return what cells that share their architecture parameters have in common: a name, and the operators."""
+    operators = tuple(spec.operator for spec in cell.edges[0].candidates)
+    if cell.name == CONTEXT_CELL:
+        return CONTEXT_CELL, operators
+    return ("normal cells" if cell.edges[0].candidates[0].stride == 1 else "reduction cells"), operators
 
 
 def make_fixed_fusion(space: LGCNetSpace) -> Indices:
@@ -95,7 +114,8 @@ def make_fixed_fusion(space: LGCNetSpace) -> Indices:
         for index, spec in enumerate(plan.edges[0].candidates)
         if any(isinstance(layer, Conv) for layer in iter_layers(get_recipe(spec)))
     ]
-    live = [index for index, name in enumerate(space.operators) if name != ZERO]
+    operators = [spec.operator for spec in plan.edges[0].candidates]
+    live = [index for index, name in enumerate(operators) if name != ZERO]
     convolution = (convolutions or live)[0]
-    light = space.operators.index("skip") if "skip" in space.operators else convolution
+    light = operators.index("skip") if "skip" in operators else convolution
     return np.array([light if edge.source < len(plan.inputs) else convolution for edge in plan.edges], np.int64)

@@ -15,6 +15,9 @@ LGCNet (arXiv 2302.08481) and GAS (arXiv 1909.06793); the formula is an assumpti
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -26,14 +29,15 @@ class GraphCommunication(nn.Module):
         operators: number of candidate operators.
         embedding: width of the hidden layer.
         gamma: weight of the message.
+        previous: number of candidate operators of the previous cell; None for as many.
     """
 
-    def __init__(self, operators: int, embedding: int = 64, gamma: float = 0.5) -> None:
+    def __init__(self, operators: int, embedding: int = 64, gamma: float = 0.5, previous: int | None = None) -> None:
         super().__init__()
         self.gamma = gamma
         self.phi1 = nn.Linear(operators, embedding, bias=False)
-        self.phi2 = nn.Linear(operators, embedding, bias=False)
-        self.embed = nn.Linear(operators, embedding, bias=False)
+        self.phi2 = nn.Linear(previous or operators, embedding, bias=False)
+        self.embed = nn.Linear(previous or operators, embedding, bias=False)
         self.mix = nn.Linear(embedding, embedding, bias=False)
         self.project = nn.Linear(embedding, operators, bias=False)
 
@@ -62,16 +66,15 @@ class LinearCommunication(nn.Module):
     alpha'_k = alpha_k + gamma (W alpha_{k-1}), with alpha_{k-1} flattened and the product reshaped as alpha_k.
 
     Args:
-        edges: edges of the cell.
-        previous_edges: edges of the previous cell.
-        operators: number of candidate operators.
+        shape: edges and candidate operators of the cell.
+        previous: edges and candidate operators of the previous cell.
         gamma: weight of the message.
     """
 
-    def __init__(self, edges: int, previous_edges: int, operators: int, gamma: float = 0.5) -> None:
+    def __init__(self, shape: Sequence[int], previous: Sequence[int], gamma: float = 0.5) -> None:
         super().__init__()
         self.gamma = gamma
-        self.map = nn.Linear(previous_edges * operators, edges * operators, bias=False)
+        self.map = nn.Linear(math.prod(previous), math.prod(shape), bias=False)
 
     def forward(self, alpha: Tensor, previous: Tensor) -> Tensor:
         """Add the message, as in `GraphCommunication.forward`."""

@@ -10,14 +10,15 @@ def add_gumbel_noise(logits: Tensor, generator: torch.Generator, explore: float 
     """Return log-probabilities with Gumbel noise, [G, O]; the argmax of each row is a sample of its distribution.
 
     Args:
-        logits: unnormalised log-probabilities, [G, O].
+        logits: unnormalised log-probabilities, [G, O]; -inf for missing choices.
         generator: source of the noise; the same in every process, so all sample the same path.
         explore: share of the uniform distribution that is mixed in, so that every operator is trained.
     """
     uniform = torch.rand(logits.shape, generator=generator).clamp_(1e-9, 1 - 1e-9)
     log_p = torch.log_softmax(logits, dim=-1)
     if explore > 0:
-        log_p = torch.log((1 - explore) * log_p.exp() + explore / logits.shape[-1])
+        exists = torch.isfinite(logits)
+        log_p = torch.log((1 - explore) * log_p.exp() + explore * exists / exists.sum(-1, keepdim=True))
     return log_p - torch.log(-torch.log(uniform))
 
 

@@ -4,30 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ...models.nets.cell import CellPath
+from ...models.nets.layers import build_module
 from ...models.nets.network import Skeleton
 from .alphas import SampledPath
 from .blocks import BlockDecisions
+from .slimming import SlimOperator, build_slim
 
 
 class Supernet(Skeleton):
-    """All networks of a space, with shared weights; the head has the space's default width.
+    """All networks of a space, with shared weights; widths that are not searched have their default.
 
     Args:
         decisions: decisions that its paths consist of.
     """
 
     def __init__(self, decisions: BlockDecisions) -> None:
-        super().__init__(decisions.space)
+        space = decisions.space
+        if space.searches_widths:
+            super().__init__(space, space.template, partial(build_slim, largest=space.widest))
+        else:
+            super().__init__(space, space.plan, build_module)
         self.decisions = decisions
+        self._widths = space.widest
 
     def forward(self, x: Tensor, sample: SampledPath) -> Tensor:
         """Return logits of a path, [N, classes, h, w], for images [N, 3, H, W]."""
+        self._choose_widths(sample)
         return self.compute(x, self.split_path(sample))
+
+    def _choose_widths(self, sample: SampledPath) -> None:
+        """Select the path's widths in every operator."""
+        widths = tuple(self.decisions.expand(sample.choices[None])[0, self.space.edges :].tolist())
+        if widths != self._widths:
+            self._widths = widths
+            for module in self.modules():
+                if isinstance(module, SlimOperator):
+                    module.choose(widths)
 
     def split_path(self, sample: SampledPath) -> Sequence[CellPath]:
         """Return the path through each cell; the fusion cell is the last."""

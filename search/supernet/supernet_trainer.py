@@ -17,7 +17,6 @@ from ...errors import TrainingError
 from ...models.nets.network import get_geometry
 from ...models.nets.resizing import upsample_logits
 from ...models.random_state import seed_generators
-from ...models.space.lgcnet.plan import edge_name
 from ..config import SearchConfig
 from ..constraint.constraint import CostConstraint
 from ..constraint.objectives import make_objective
@@ -308,11 +307,11 @@ class SupernetTrainer:
 
 
 def _format_choices(decisions: BlockDecisions, choices: list[int]) -> str:
-    """Format the operators of every block: `cell0: n0<in0 skip, ...`."""
+    """Format the choices of every block: `cell0: n0<in0 skip, ...`."""
     blocks, start = [], 0
-    for block, size in zip(decisions.blocks, decisions.block_sizes, strict=True):
-        names = (decisions.space.operators[choice] for choice in choices[start : start + size])
-        edges = (f"{edge_name(block.plan, edge)} {name}" for edge, name in zip(block.plan.edges, names, strict=True))
-        blocks.append(f"{block.name}: {', '.join(edges)}")
-        start += size
+    for block in decisions.blocks:
+        chosen = choices[start : start + len(block.names)]
+        rows = (f"{name} {block.choices[choice]}" for name, choice in zip(block.names, chosen, strict=True))
+        blocks.append(f"{block.name}: {', '.join(rows)}")
+        start += len(block.names)
     return "; ".join(blocks)

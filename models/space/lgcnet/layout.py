@@ -11,6 +11,8 @@ from .plan import CellLayout, EdgeLayout, InputLayout, NetworkTemplate
 from .widths import OpTemplate, Width, WidthDecision
 
 CellTemplate = CellLayout[OpTemplate]
+CONTEXT_CELL = "context"
+"""Name of the cell of global context."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _context_cell(space: SpaceSettings, features: list[_Feature]) -> tuple[CellT
     last = features[-1]
     project = OpTemplate("conv_1x1", last.channels, last.channels, last.height, last.width, optional=True)
     inputs = (InputLayout(len(features) - 1, project),)
-    return _cell("context", space.context, inputs, last, last, last.channels), last
+    return _cell(CONTEXT_CELL, space.context, inputs, last, last, last.channels), last
 
 
 def _fusion_cell(space: SpaceSettings, features: list[_Feature], width: Width) -> tuple[CellTemplate, _Feature]:

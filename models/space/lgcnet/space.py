@@ -49,14 +49,22 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
         return list_width_decisions(self)
 
     @cached_property
-    def plan(self) -> NetworkPlan:
-        """Plan of the network with the default widths, or the largest where they are searched."""
-        return self.plan_at(
-            [
-                len(decision.choices) - 1 if decision.default is None else decision.default
-                for decision in self.widths_searched
-            ]
+    def widest(self) -> tuple[int, ...]:
+        """Choice of each width decision in the supernet, [W]: the largest, or the default of those with one."""
+        return tuple(
+            len(decision.choices) - 1 if decision.default is None else decision.default
+            for decision in self.widths_searched
         )
+
+    @property
+    def searches_widths(self) -> bool:
+        """True if the supernet has several widths; False if only the head's differ, and only in the projection."""
+        return any(decision.default is None for decision in self.widths_searched)
+
+    @cached_property
+    def plan(self) -> NetworkPlan:
+        """Plan of the network with the widths of `widest`."""
+        return self.plan_at(self.widest)
 
     def plan_at(self, widths: Sequence[int]) -> NetworkPlan:
         """Return the plan of the network for the choices of all width decisions, [W]."""

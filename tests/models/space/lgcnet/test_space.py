@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lgc.errors import FileFormatError, MismatchError, OutputError, UsageError
 from lgc.models import PRESETS, Architecture, LGCNet, SearchSpace
-from lgc.models.nets.layers import fold_norms
+from lgc.models.nets.layers import build_module, fold_norms
 from lgc.models.nets.network import Skeleton
 from lgc.models.space.lgcnet import LGCNetArchitecture
 
@@ -147,8 +147,8 @@ def test_head_round_trip_and_network_width(headed_space, tmp_path, seed, head):
 
 
 def test_skeleton_has_requested_or_default_head(headed_space):
-    plans = [None, *(headed_space.plan_at([head]) for head in range(3))]
-    widths = [Skeleton(headed_space, plan=plan).head[0].conv.out_channels for plan in plans]
+    plans = [headed_space.plan, *(headed_space.plan_at([head]) for head in range(3))]
+    widths = [Skeleton(headed_space, plan, build_module).head[0].conv.out_channels for plan in plans]
     assert widths == [4, 2, 4, 8]
 
 
