@@ -165,6 +165,28 @@ LITTLE = {
 }
 
 
+SLIM = {
+    "name": "slim",
+    "input": [32, 48],
+    "geometry": 2,
+    "classes": 3,
+    "operators": ["skip", "res_conv_3x3", "inv_res_3x3_e2"],
+    "cells": 2,
+    "reductions": [1],
+    "reduction": "conv_3x3",
+    "inputs": 1,
+    "nodes": 1,
+    "widths": [[8, 12], [8, 16]],
+    "context": ["skip", "pool_pyramid"],
+    "stem": {"strides": [2, 2], "widths": [[4], [6]]},
+    "fusion": {"nodes": 1, "level": 2, "widths": [8, 16], "operators": ["skip", "sep_conv_3x3"]},
+    "head_operator": "sep_conv_3x3",
+    "head_channels": 12,
+    "head_widths": [8],
+}
+"""Space whose widths are searched, with 2304 architectures."""
+
+
 def make_toy_slots() -> SlotSpace:
     """Return the toy as a list of slots: equal decisions, slots and requirements."""
     toy = ToySpace()
@@ -175,8 +197,9 @@ EXAMPLES: dict[str, Callable[[], Space]] = {
     "lgcnet": lambda: LGCNetSpace.check(LITTLE, "the little space"),
     "slots": make_toy_slots,
     "toy": ToySpace,
+    "lgcnet, widths": lambda: LGCNetSpace.check(SLIM, "the slim space"),
 }
-"""Kind of a space -> a small example, of at most some ten thousand architectures."""
+"""Kind of a space -> a small example, of at most some ten thousand architectures; and one with searched widths."""
 
 
 def enumerate_choices(space: Space) -> np.ndarray:

@@ -14,14 +14,13 @@ from lgc.lut.statistics.calibration import choose_correction
 from lgc.lut.table.table import network_key
 from lgc.models import SCOPES, OpSpec, Slot, SlotSpace, Space
 from lgc.models.space.operators import is_free
-from lgc.models.space.protocol import SPACES
 
 from ..spaces import EXAMPLES, enumerate_choices
 
 SCALED = Correction("affine", 0.125, (1.5,), error_pct=4.0, networks=9)
 
 
-@pytest.fixture(params=SPACES)
+@pytest.fixture(params=EXAMPLES)
 def space(request) -> Space:
     return EXAMPLES[request.param]()
 

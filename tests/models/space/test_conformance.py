@@ -24,7 +24,7 @@ from ...spaces import EXAMPLES, enumerate_choices
 seeds = st.integers(0, 10_000)
 
 
-@pytest.fixture(scope="module", params=SPACES)
+@pytest.fixture(scope="module", params=EXAMPLES)
 def space(request) -> Space:
     return EXAMPLES[request.param]()
 

@@ -1,0 +1,71 @@
+"""Searches of spaces whose widths are searched: by evolution and at random, from the table to the trained network."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lgc.errors import UsageError
+from lgc.lut.predictor import Predictor
+from lgc.models.space.lgcnet import LGCNetArchitecture, LGCNetSpace
+from lgc.search.config import SearchConfig
+from lgc.search.engine import search
+from lgc.search.training.config import TrainConfig
+from lgc.search.training.train import train
+
+from ..spaces import SLIM
+from .runs import KilledError, kill_at, read_log
+
+CONFIG = SearchConfig(steps=6, batch=2, finalists=4, trials=2, strategy="evolution")
+
+
+@pytest.fixture
+def slim(predict) -> Predictor:
+    """Predictor of a space with searched widths from random latencies."""
+    return predict(LGCNetSpace.check({**SLIM, "classes": 11}, "slim"))
+
+
+def target_at(predictor: Predictor, share: float) -> float:
+    fastest, slowest = predictor.range_ms
+    return fastest + share * (slowest - fastest)
+
+
+@pytest.mark.parametrize("strategy", ["evolution", "random"])
+def test_result_has_widths_and_meets_target(slim, scenes, tmp_path, strategy):
+    target = target_at(slim, 0.5)
+    config = CONFIG.model_copy(update={"strategy": strategy, "targets_ms": ((target,),)})
+    result = search(slim, scenes, tmp_path / "run", config)
+    architecture = LGCNetArchitecture.load(result.architecture)
+    assert result.predicted_ms == pytest.approx(slim.predict(architecture))
+    assert 0.5 * target < result.predicted_ms <= target
+    assert result.widths == architecture.widths
+    assert [*result.widths] == ["stem", "level0", "level1", "fusion"]
+    assert result.head_channels == architecture.head_width in (8, 12)
+    assert sum(result.operators.values()) == slim.space.edges
+    assert {"skip", "pool_pyramid", "sep_conv_3x3"} <= set(result.operators)
+
+
+def test_gradients_are_refused(slim, scenes, tmp_path):
+    with pytest.raises(UsageError, match="space slim searches widths, .*: use --strategy evolution or random"):
+        search(slim, scenes, tmp_path / "run", CONFIG.model_copy(update={"strategy": "gradient"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_killed_search_resumes(slim, scenes, tmp_path, eager_checkpoints):
+    whole = search(slim, scenes, tmp_path / "whole", CONFIG)
+    with pytest.raises(KilledError):
+        search(slim, scenes, tmp_path / "killed", CONFIG, on_step=kill_at(4))
+    resumed = search(slim, scenes, tmp_path / "killed", CONFIG)
+    assert read_log(tmp_path / "killed") == read_log(tmp_path / "whole")
+    own, other = (LGCNetArchitecture.load(each.architecture) for each in (resumed, whole))
+    assert (own.choices, resumed.loss_after) == (other.choices, whole.loss_after)
+
+
+def test_result_trains(slim, scenes: Path, tmp_path):
+    result = search(slim, scenes, tmp_path / "run", CONFIG)
+    trained = train(tmp_path / "run", scenes, TrainConfig(steps=4, batch=2))
+    assert dataclasses.is_dataclass(trained)
+    assert trained.weights.exists()
+    assert result.architecture.parent == trained.weights.parent
