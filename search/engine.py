@@ -95,6 +95,7 @@ def search(
     given = config.model_dump(exclude_unset=True) | ({} if precision is None else {"precision": precision})
     announce_earlier_version(out, SEARCH_STAGE, log)
     config = SearchRunConfig(**resume_settings(SearchRunConfig, given, out, SEARCH_STAGE, log))
+    config = _choose_strategy(config, tables)
     context = _open_context(tables, data, out, config, device, on_step)
     if measure is not None:
         require_refinable(config, len(tables))
@@ -113,6 +114,25 @@ def search(
     return run.finish(result)
 
 
+def _choose_strategy(config: SearchRunConfig, tables: Sequence[Predictor]) -> SearchRunConfig:
+    """Return the settings with the strategy for the tables' space: evolution by default if it searches widths.
+
+    Raises:
+        UsageError: gradients are requested for such a space, whose widths they do not choose.
+    """
+    space = LGCNetSpace.require(require_common_space(tables, config))
+    if not space.searches_widths:
+        return config
+    if "strategy" not in config.model_fields_set:
+        return config.model_copy(update={"strategy": "evolution"})
+    if config.strategy == "gradient":
+        raise UsageError(
+            f"space {space.name} searches widths, which the strategy gradient does not choose: use --strategy "
+            "evolution or random"
+        )
+    return config
+
+
 def _open_context(
     tables: Sequence[Predictor],
     data: Path,
@@ -124,11 +144,6 @@ def _open_context(
     """Validate tables, settings and data, and open the dataset and the device."""
     decisions = _make_decisions(tables, config)
     space = decisions.space
-    if space.searches_widths and config.strategy == "gradient":
-        raise UsageError(
-            f"space {space.name} searches widths, which the strategy gradient does not choose: use --strategy "
-            "evolution or random"
-        )
     require_feasible(decisions, tables, config)
     require_crop(config.crop, space)
     spec = read_dataset(data)

@@ -18,7 +18,7 @@ from lgc.search.training.train import train
 from ..spaces import SLIM
 from .runs import KilledError, kill_at, read_log
 
-CONFIG = SearchConfig(steps=6, batch=2, finalists=4, trials=2, strategy="evolution")
+CONFIG = SearchConfig(steps=6, batch=2, finalists=4, trials=2)
 
 
 @pytest.fixture
@@ -32,14 +32,15 @@ def target_at(predictor: Predictor, share: float) -> float:
     return fastest + share * (slowest - fastest)
 
 
-@pytest.mark.parametrize("strategy", ["evolution", "random"])
+@pytest.mark.parametrize("strategy", [None, "evolution", "random"])
 def test_result_has_widths_and_meets_target(slim, scenes, tmp_path, strategy):
     target = target_at(slim, 0.5)
-    config = CONFIG.model_copy(update={"strategy": strategy, "targets_ms": ((target,),)})
+    config = CONFIG.model_copy(update={"targets_ms": ((target,),)} | ({"strategy": strategy} if strategy else {}))
     result = search(slim, scenes, tmp_path / "run", config)
     architecture = LGCNetArchitecture.load(result.architecture)
     assert result.predicted_ms == pytest.approx(slim.predict(architecture))
     assert 0.5 * target < result.predicted_ms <= target
+    assert result.strategy == (strategy or "evolution")
     assert result.widths == architecture.widths
     assert [*result.widths] == ["stem", "level0", "level1", "fusion"]
     assert result.head_channels == architecture.head_width in (8, 12)
@@ -48,7 +49,7 @@ def test_result_has_widths_and_meets_target(slim, scenes, tmp_path, strategy):
 
 
 def test_gradients_are_refused(slim, scenes, tmp_path):
-    with pytest.raises(UsageError, match="space slim searches widths, .*: use --strategy evolution or random"):
+    with pytest.raises(UsageError, match=r"space slim searches widths, .*: use --strategy evolution or random"):
         search(slim, scenes, tmp_path / "run", CONFIG.model_copy(update={"strategy": "gradient"}))
     assert not (tmp_path / "run").exists()
 
