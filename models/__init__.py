@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .recipe import Conv, MaxPool, Residual, SqueezeExcite
-from .space.lgcnet.plan import CellPlan
+from .space.lgcnet.plan import CellLayout
 from .space.operators import OPERATORS, Operator, get_operator, operator, register_operator
 from .space.opspec import OpSpec
 from .space.protocol import PRESETS, SCOPES, Architecture, Decision, Requirement, SearchSpace, Slot, Space
@@ -24,7 +24,7 @@ __all__ = [
     "PRESETS",
     "SCOPES",
     "Architecture",
-    "CellPlan",
+    "CellLayout",
     "Conv",
     "Decision",
     "LGCNet",

@@ -128,7 +128,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class PoolPyramid:
-    """Light pyramid pooling (after arXiv 1612.01105 and 2101.06085): context of several scales beside the input.
+    """Light pyramid pooling (after arXiv 1612.01105 and 2101.06085): context of several scales next to the input.
 
     Each average pooling, and the global one, is projected by a 1x1 convolution and upsampled; a last 1x1 convolution
     takes all of them and the input back to its channels. Poolings of side k have stride (k - 1) / 2 and are centred on

@@ -115,7 +115,7 @@ def search(
 
 
 def _choose_strategy(config: SearchRunConfig, tables: Sequence[Predictor]) -> SearchRunConfig:
-    """Return the settings with the strategy for the tables' space: evolution by default if it searches widths.
+    """Return the settings with the strategy for the tables' space: random by default if it searches widths.
 
     Raises:
         UsageError: gradients are requested for such a space, whose widths they do not choose.
@@ -124,11 +124,11 @@ def _choose_strategy(config: SearchRunConfig, tables: Sequence[Predictor]) -> Se
     if not space.searches_widths:
         return config
     if "strategy" not in config.model_fields_set:
-        return config.model_copy(update={"strategy": "evolution"})
+        return config.model_copy(update={"strategy": "random"})
     if config.strategy == "gradient":
         raise UsageError(
             f"space {space.name} searches widths, which the strategy gradient does not choose: use --strategy "
-            "evolution or random"
+            "random or evolution"
         )
     return config
 

@@ -55,7 +55,7 @@ def test_page_lists_presets_with_sizes():
     for name, height, width, cells, stride in rows:
         space = SearchSpace.load(name)
         assert (space.input, space.cells) == ((int(height), int(width)), int(cells))
-        assert 4 * 2 ** len(space.reductions) == int(stride)
+        assert space.stride == int(stride)
 
 
 def test_page_lists_built_in_operators():
@@ -66,6 +66,9 @@ def test_page_lists_built_in_operators():
         "max_pool_3x3",
         *(f"sep_conv_3x3{end}" for end in ("", "_d2", "_d4", "_d8")),
         "conv_3x3",
+        "res_conv_3x3",
+        *(f"res_sep_conv_3x3{end}" for end in ("", "_d2", "_d4")),
+        *("inv_res_3x3_e2", "inv_res_3x3_e4", "fused_res_3x3_e2", "pool_gate", "pool_pyramid"),
     ]
     assert all(OPERATORS[name].searchable for name in listed)
 

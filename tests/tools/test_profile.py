@@ -331,7 +331,7 @@ class TestRefusals:
             (["--classes", 1], "Invalid value for '--classes'"),
             (["--classes", 256], "Invalid value for '--classes'"),
             (["--data", "no/data"], "the dataset folder no/data does not exist"),
-            (["--space", "small"], "unknown search space 'small'; known: lgcnet-camvid, lgcnet-cityscapes, tiny"),
+            (["--space", "small"], "unknown search space 'small'; known: lgcnet-camvid, lgcnet-cityscapes, rapid"),
             (["--space", "no/such.yaml"], "no such file: no/such.yaml"),
             (["--spice", "tiny"], "No such option"),
         ],

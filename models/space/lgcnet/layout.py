@@ -32,19 +32,19 @@ class _Feature:
 
 def list_width_decisions(space: SpaceSettings) -> tuple[WidthDecision, ...]:
     """Return the decisions on widths; that on the head's, which every space has, is the last one."""
-    found = []
+    decisions = []
     if space.stem.widths:
         names = tuple("-".join(map(str, widths)) for widths in space.stem.widths)
-        found.append(WidthDecision("stem", names))
-    found += [
+        decisions.append(WidthDecision("stem", names))
+    decisions += [
         WidthDecision(f"level{index}", tuple(map(str, widths)))
         for index, widths in enumerate(space.widths)
         if len(widths) > 1
     ]
     if space.fusion.widths:
-        found.append(WidthDecision("fusion", tuple(map(str, space.fusion.widths))))
+        decisions.append(WidthDecision("fusion", tuple(map(str, space.fusion.widths))))
     default = None if space.widths and len(space.heads) > 1 else space.default_head
-    return (*found, WidthDecision("head", tuple(map(str, space.heads)), default))
+    return (*decisions, WidthDecision("head", tuple(map(str, space.heads)), default))
 
 
 class _Widths:

@@ -25,6 +25,10 @@ from lgc.profiler.timing.contexts import (
 from ...operators import EXAMPLES
 from .. import conftest as law
 
+BLOCKS = (
+    *("res_conv_3x3", "res_sep_conv_3x3", "res_sep_conv_3x3_d2", "res_sep_conv_3x3_d4"),
+    *("inv_res_3x3_e2", "inv_res_3x3_e4", "fused_res_3x3_e2", "pool_gate", "pool_pyramid"),
+)
 PLACES = [
     OpSpec("conv_3x3", 3, 8, 17, 9, 2),
     OpSpec("conv_3x3", 4, 4, 9, 8),
@@ -37,6 +41,7 @@ PLACES = [
     OpSpec("max_pool_3x3", 4, 4, 9, 8),
     OpSpec("max_pool_3x3", 4, 4, 9, 8, 2),
     OpSpec("skip", 4, 4, 9, 8, 2),
+    *(OpSpec(name, 4, 4, 9, 8, stride) for name in BLOCKS for stride in (1, 2)),
     OpSpec("classifier", 8, 3, 9, 8),
     OpSpec("add", 4, 4, 9, 8),
     OpSpec("concat", 4, 12, 9, 8),
@@ -47,7 +52,7 @@ PLACES = [
     *(OpSpec(name, 4, 4, 9, 8, stride) for name in EXAMPLES for stride in (1, 2)),
 ]
 DEPTHWISE = ("sep_conv_3x3", "sep_conv_3x3_d2", "sep_conv_3x3_d4", "sep_conv_3x3_d8")
-REPEATED = {f"{name}/c4-4/9x8/s1/b1" for name in ("conv_3x3", "max_pool_3x3", *DEPTHWISE, *EXAMPLES)}
+REPEATED = {f"{name}/c4-4/9x8/s1/b1" for name in ("conv_3x3", "max_pool_3x3", *DEPTHWISE, *BLOCKS, *EXAMPLES)}
 """Those of `PLACES` that take one tensor and give one of its shape."""
 
 
