@@ -95,6 +95,8 @@ class SearchResult(Result):
         loss_likeliest: loss of the most probable architecture; None for a strategy without probabilities.
         gap: `loss_likeliest` - `loss_before`.
         loss_after: loss of the architecture in the supernet.
+        supernet_miou: its mIoU in the supernet, in percent, which ranks candidates; None without a labelled pixel, and
+            in results of earlier versions, which ranked by loss.
         dominated: True if another point of the front is at least as fast and more accurate; None outside a front.
     """
 
@@ -130,6 +132,7 @@ class SearchResult(Result):
     loss_likeliest: float | None
     gap: float | None
     loss_after: float
+    supernet_miou: float | None = None
     dominated: bool | None = None
     waiting_pct: float | None = None
 
@@ -148,21 +151,26 @@ class SearchResult(Result):
     def dominates(self, other: SearchResult) -> bool:
         """Return True if this point is at least as fast as another on every table, and more accurate.
 
-        More accurate: a higher mIoU after the best trial, where the architectures differ and not only the seeds of
-        their trials; without both, a lower loss after a trial, or in the supernet without trials.
+        More accurate: a higher mIoU after the best trial, or in the supernet without trials, where the architectures
+        differ and not only the seeds of their trials; without both, a lower loss.
         """
         pairs = [(a.predicted_ms, b.predicted_ms) for a, b in zip(self.rows, other.rows, strict=True)]
         if not all(a <= b for a, b in pairs):
             return False
-        if self.best_trial_miou is None or other.best_trial_miou is None:
+        miou, rival_miou = self._best_miou, other._best_miou
+        if miou is None or rival_miou is None:
             return self._lowest_loss < other._lowest_loss
-        is_same = all(a == b for a, b in pairs) and self.operators == other.operators
-        return self.best_trial_miou > other.best_trial_miou and not is_same
+        is_same = all(a == b for a, b in pairs) and (self.operators, self.widths) == (other.operators, other.widths)
+        return miou > rival_miou and not is_same
 
     @property
     def best_trial_miou(self) -> float | None:
         """Highest mIoU of a trial, that of the result; None without one."""
         return max((miou for miou in self.trial_mious if miou is not None), default=None)
+
+    @property
+    def _best_miou(self) -> float | None:
+        return self.best_trial_miou if self.trial_losses else self.supernet_miou
 
     @property
     def _lowest_loss(self) -> float:

@@ -387,7 +387,9 @@ def _format_lines(results: Sequence[SearchResult]) -> list[str]:
             *([f"  {'; '.join(parts)}"] if parts else []),
             *_format_measurement(result),
             *(["  dominated: another point is faster and more accurate"] if result.dominated else []),
-            f"  loss in the supernet {result.loss_after:.3f}; sampled paths {result.loss_before:.3f}"
+            "  in the supernet: "
+            + ("" if result.supernet_miou is None else f"mIoU {result.supernet_miou:.1f} %, ")
+            + f"loss {result.loss_after:.3f}; loss of sampled paths {result.loss_before:.3f}"
             + ("" if likeliest is None else f", most probable architecture {likeliest:.3f}"),
             *_format_trials(result),
         ]

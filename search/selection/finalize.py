@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from ...errors import FileFormatError
 from ...files import describe, write_atomic
 from ...lut.table.table import network_key
+from ...models.nets.network import get_geometry
 from ...models.space.cost import Array
 from ...models.space.lgcnet import LGCNetArchitecture
 from ...models.space.protocol import ARCHITECTURE_FILE, Architecture, SearchSpace
@@ -32,7 +33,7 @@ from ..supernet.supernet import use_batch_statistics
 from ..supernet.supernet_trainer import SupernetTrainer
 from ..training.config import divide_batch
 from . import strategies
-from .trials import Trial, derive_trial_seed, run_trial
+from .trials import Trial, count_confusions, derive_trial_seed, run_trial
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -118,6 +119,7 @@ def finalize(
         loss_likeliest=loss_likeliest,
         gap=None if loss_likeliest is None else loss_likeliest - loss_before,
         loss_after=ranking.losses[best],
+        supernet_miou=ranking.evaluations[best].miou,
     )
     if run.active:
         provenance = _describe_provenance(context, result)
@@ -183,14 +185,14 @@ def _describe_provenance(context: SearchContext, result: SearchResult) -> dict[s
 def _rank_candidates(
     config: SearchConfig, trainer: SupernetTrainer, constraint: CostConstraint, scorer: SupernetScorer
 ) -> strategies.Ranking:
-    """Rank the strategy's candidates by their loss in the supernet."""
+    """Rank the strategy's candidates by their mIoU in the supernet."""
     num_batches, keep = len(scorer.batches), max(config.trials, 1)
     passes = strategies.count_halving_passes(config.finalists, num_batches, keep)
     if config.strategy != "gradient":
         passes += _count_learning_passes(config, constraint)
     task = strategies.StrategyTask(
         constraint=constraint,
-        batch_loss=scorer.batch_loss,
+        evaluate=scorer.evaluate,
         batches=num_batches,
         log_p=_list_log_probabilities(trainer),
         passes=passes,
@@ -260,7 +262,7 @@ def _measure_on_first_process(context: SearchContext, measure: MeasureLatency) -
 
 
 class SupernetScorer:
-    """Losses of architectures in a supernet, on fixed batches of images as deployed (neither scaled nor cropped)."""
+    """Evaluation of architectures in a supernet, on fixed batches of images as deployed: not scaled, not cropped."""
 
     def __init__(self, context: SearchContext, trainer: SupernetTrainer) -> None:
         self._trainer, self._fabric = trainer, context.fabric
@@ -279,12 +281,15 @@ class SupernetScorer:
         # Labels as bytes take an eighth of the memory.
         self.batches: list[Batch] = [(images, labels.to(torch.uint8)) for images, labels in batches]
 
-    def batch_loss(self, architectures: ArchitectureBatch, row: int, batch: int) -> float:
-        """Return the loss of an architecture on one of the batches."""
+    def evaluate(self, architectures: ArchitectureBatch, row: int, batch: int) -> strategies.Evaluation:
+        """Return the loss of an architecture on one of the batches, and its confusion matrix."""
         with use_batch_statistics(self._trainer.net):
             path = SampledPath(architectures.choices[row, : self._num_searched])
-            loss = self._trainer.compute_loss(path, self.batches[batch])
-            return average_over_processes(loss, self._fabric)
+            logits, labels = self._trainer.compute_logits(path, self.batches[batch])
+            loss = average_over_processes(self._trainer.average_loss(logits, labels), self._fabric)
+            counts = count_confusions(logits, labels, get_geometry(self._trainer.net))
+            total = torch.as_tensor(self._fabric.all_reduce(counts, reduce_op="sum"))
+            return strategies.Evaluation(loss, 1, total.cpu().numpy())
 
     def score_samples(self, config: SearchConfig) -> list[float]:
         """Return the losses of sampled paths, each over all batches."""
@@ -294,5 +299,6 @@ class SupernetScorer:
             with torch.no_grad():
                 sample = self._trainer.alphas.sample_path(1.0, generator)
             path = ArchitectureBatch(sample.choices[None])
-            losses.append(float(np.mean([self.batch_loss(path, 0, batch) for batch in range(len(self.batches))])))
+            evaluations = [self.evaluate(path, 0, batch) for batch in range(len(self.batches))]
+            losses.append(float(np.mean([evaluation.loss for evaluation in evaluations])))
         return losses

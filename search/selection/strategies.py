@@ -1,4 +1,4 @@
-"""Search strategies: candidates on the target, compared by their loss in the trained supernet.
+"""Search strategies: candidates on the target, compared by their mIoU in the trained supernet.
 
 The computation of a strategy is counted in forward passes of one batch, so that all strategies can have equal budgets.
 A registered strategy passes `tests/search/selection/test_strategies.py`.
@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from operator import add
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...models.space.cost import Array
 from ..constraint.constraint import CostConstraint
 from ..constraint.projection import ArchitectureBatch, project_to_target
+
+Counts = NDArray[np.int64]
 
 PASSES_PER_STEP = 3
 """Forward passes that one training step of the architecture counts as; its backward pass takes twice a forward one."""
@@ -25,8 +30,52 @@ MUTATIONS = 2
 MAX_HISTORY_RATIO = 8
 """Maximum length of the evolution's history, repeated architectures included, as a multiple of its evaluations."""
 
-BatchLoss = Callable[[ArchitectureBatch, int, int], float]
-"""Loss of an architecture on one of the fixed batches: `batch_loss(architectures, row, batch)`."""
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of an architecture on some of the fixed batches; those of several batches add up.
+
+    The mIoU of all pixels ranks architectures, not their cross-entropy, which follows large classes such as road and
+    sky.
+
+    Attributes:
+        loss: sum of the batches' losses.
+        batches: number of batches.
+        confusion: counts of pixels, [classes, classes] with the truth in rows; None if only losses are compared.
+    """
+
+    loss: float
+    batches: int = 1
+    confusion: Counts | None = None
+
+    def __add__(self, other: Evaluation) -> Evaluation:
+        """Return the results on the batches of both."""
+        confusion = None if self.confusion is None or other.confusion is None else self.confusion + other.confusion
+        return Evaluation(self.loss + other.loss, self.batches + other.batches, confusion)
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the batches."""
+        return self.loss / self.batches
+
+    @cached_property
+    def miou(self) -> float | None:
+        """Mean intersection over union in percent; None without a labelled pixel."""
+        if self.confusion is None:
+            return None
+        correct = np.diag(self.confusion)
+        union = self.confusion.sum(0) + self.confusion.sum(1) - correct
+        present = union > 0
+        return float((correct[present] / union[present]).mean() * 100) if present.any() else None
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Sort key, best first: higher mIoU, then lower loss."""
+        return -(self.miou or 0.0), self.mean_loss
+
+
+Evaluate = Callable[[ArchitectureBatch, int, int], Evaluation]
+"""Evaluation of an architecture on one of the fixed batches: `evaluate(architectures, row, batch)`."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +84,22 @@ class Ranking:
 
     Attributes:
         architectures: the best architectures, best first.
-        losses: their losses in the supernet, over all batches.
+        evaluations: their evaluations in the supernet, over all batches.
         passes: forward passes that were used.
         num_compared: number of compared architectures.
         likeliest_loss: loss of the most probable architecture, whether ranked or not; None without probabilities.
     """
 
     architectures: ArchitectureBatch
-    losses: list[float]
+    evaluations: list[Evaluation]
     passes: int
     num_compared: int
     likeliest_loss: float | None = None
+
+    @property
+    def losses(self) -> list[float]:
+        """Mean loss of each of the best architectures."""
+        return [evaluation.mean_loss for evaluation in self.evaluations]
 
 
 @dataclass(frozen=True)
@@ -54,7 +108,7 @@ class StrategyTask:
 
     Attributes:
         constraint: costs and targets.
-        batch_loss: loss of an architecture on one batch, by the trained supernet.
+        evaluate: evaluation of an architecture on one batch, by the trained supernet.
         batches: number of batches.
         log_p: log-probabilities of the searched choices, [S, C], which only gradients train; -inf for missing choices.
         passes: maximum number of forward passes; gradients have used all but `finalists` of them in training.
@@ -65,7 +119,7 @@ class StrategyTask:
     """
 
     constraint: CostConstraint
-    batch_loss: BatchLoss
+    evaluate: Evaluate
     batches: int
     log_p: Array
     passes: int
@@ -78,8 +132,8 @@ class StrategyTask:
 def rank_likely(task: StrategyTask) -> Ranking:
     """Rank the most probable architectures; see `sample_likely`."""
     candidates = sample_likely(task.log_p, task.constraint, task.samples, task.finalists, task.seed)
-    likeliest = float(np.mean([task.batch_loss(candidates, 0, batch) for batch in range(task.batches)]))
-    return replace(halve(candidates, task.batch_loss, task.batches, task.keep), likeliest_loss=likeliest)
+    likeliest = _evaluate_all(task.evaluate, candidates, 0, range(task.batches)).mean_loss
+    return replace(halve(candidates, task.evaluate, task.batches, task.keep), likeliest_loss=likeliest)
 
 
 def sample_likely(
@@ -105,29 +159,35 @@ def sample_likely(
     return candidates.select(np.arange(min(finalists, len(candidates))))
 
 
-def halve(candidates: ArchitectureBatch, batch_loss: BatchLoss, batches: int, keep: int = 1) -> Ranking:
+def _evaluate_all(evaluate: Evaluate, architectures: ArchitectureBatch, row: int, batches: Iterable[int]) -> Evaluation:
+    """Return the evaluation of an architecture on some batches."""
+    return reduce(add, (evaluate(architectures, row, batch) for batch in batches))
+
+
+def halve(candidates: ArchitectureBatch, evaluate: Evaluate, batches: int, keep: int = 1) -> Ranking:
     """Rank candidates by successive halving (arXiv 1502.07943): the better half is evaluated on twice the batches.
 
     Args:
         candidates: architectures to compare.
-        batch_loss: loss of an architecture on one batch.
+        evaluate: evaluation of an architecture on one batch.
         batches: number of batches; the last candidates are evaluated on all of them.
         keep: number of best candidates that are never dropped.
     """
-    alive = np.arange(len(candidates))
-    totals = np.zeros(len(candidates))
-    done = passes = 0
+    totals: dict[int, Evaluation] = {}
+    alive, done, passes = list(range(len(candidates))), 0, 0
     while True:
         stop = min(max(2 * done, 1), batches)
         for row in alive:
-            totals[row] += sum(batch_loss(candidates, int(row), batch) for batch in range(done, stop))
+            new = _evaluate_all(evaluate, candidates, row, range(done, stop))
+            totals[row] = totals[row] + new if row in totals else new
         passes += len(alive) * (stop - done)
         done = stop
-        order = alive[np.argsort(totals[alive], kind="stable")]
+        order = sorted(alive, key=lambda row: totals[row].rank)
         if done == batches:
             best = order[:keep]
-            return Ranking(candidates.select(best), (totals[best] / done).tolist(), passes, len(candidates))
-        alive = np.sort(order[: max(len(order) // 2, keep)])
+            chosen = candidates.select(np.array(best))
+            return Ranking(chosen, [totals[row] for row in best], passes, len(candidates))
+        alive = sorted(order[: max(len(order) // 2, keep)])
 
 
 def count_halving_passes(candidates: int, batches: int, keep: int = 1) -> int:
@@ -146,40 +206,40 @@ def search_at_random(task: StrategyTask) -> Ranking:
     while count_halving_passes(count + 1, task.batches, task.keep) <= task.passes:
         count += 1
     candidates = _sample_random(task.constraint, count, np.random.default_rng(task.seed)).drop_duplicates()
-    return halve(candidates, task.batch_loss, task.batches, task.keep)
+    return halve(candidates, task.evaluate, task.batches, task.keep)
 
 
 def evolve(task: StrategyTask) -> Ranking:
     """Rank the architectures of regularised evolution (Real et al., arXiv 1802.01548): the oldest dies, not the worst.
 
     Every architecture is on the target and evaluated once, on all batches. A repeated one joins the population with its
-    known loss, at no cost.
+    known evaluation, at no cost.
     """
     constraint, batches = task.constraint, task.batches
     rng = np.random.default_rng(task.seed)
     max_evaluations = max(task.passes // batches, 1)
     initial = _sample_random(constraint, min(POPULATION, max_evaluations), rng)
-    history: list[tuple[float, ArchitectureBatch]] = []
-    losses: dict[bytes, float] = {}
+    history: list[tuple[Evaluation, ArchitectureBatch]] = []
+    known: dict[bytes, Evaluation] = {}
 
-    def add(architecture: ArchitectureBatch) -> None:
+    def join(architecture: ArchitectureBatch) -> None:
         key = architecture.choices.tobytes()
-        if key not in losses:
-            losses[key] = sum(task.batch_loss(architecture, 0, batch) for batch in range(batches)) / batches
-        history.append((losses[key], architecture))
+        if key not in known:
+            known[key] = _evaluate_all(task.evaluate, architecture, 0, range(batches))
+        history.append((known[key], architecture))
 
     for row in range(len(initial)):
-        add(initial.select(np.array([row])))
+        join(initial.select(np.array([row])))
     # A small space may have fewer architectures than the budget allows.
-    while len(losses) < max_evaluations and len(history) < MAX_HISTORY_RATIO * max_evaluations:
+    while len(known) < max_evaluations and len(history) < MAX_HISTORY_RATIO * max_evaluations:
         alive = history[-POPULATION:]
         rivals = rng.choice(len(alive), size=min(TOURNAMENT, len(alive)), replace=False)
-        _, parent = min((alive[int(index)] for index in rivals), key=lambda entry: entry[0])
-        add(_mutate(parent, constraint, rng))
-    ranked = sorted(history, key=lambda entry: entry[0])
+        _, parent = min((alive[int(index)] for index in rivals), key=lambda entry: entry[0].rank)
+        join(_mutate(parent, constraint, rng))
+    ranked = sorted(history, key=lambda entry: entry[0].rank)
     architectures = ArchitectureBatch(np.concatenate([architecture.choices for _, architecture in ranked]))
     best = architectures.find_first_rows()[: task.keep]
-    return Ranking(architectures.select(best), [ranked[row][0] for row in best], len(losses) * batches, len(losses))
+    return Ranking(architectures.select(best), [ranked[row][0] for row in best], len(known) * batches, len(known))
 
 
 STRATEGIES: dict[str, Callable[[StrategyTask], Ranking]] = {

@@ -127,7 +127,7 @@ def run_trial(
         for batch in held_out:
             loss, logits, labels = compute(batch)
             losses.append(average_over_processes(loss, fabric))
-            confusion += _count_confusions(logits, labels, geometry)
+            confusion += count_confusions(logits, labels, geometry)
     mean = sum(losses) / len(losses)
     if not math.isfinite(mean):
         return Trial(seed, None, None)
@@ -142,7 +142,7 @@ def _reseed(dataset: SegmentationDataset, seed: int) -> SegmentationDataset:
     return other
 
 
-def _count_confusions(logits: Tensor, labels: Tensor, geometry: Geometry) -> Tensor:
+def count_confusions(logits: Tensor, labels: Tensor, geometry: Geometry) -> Tensor:
     """Return the confusion matrix of a batch, counts [C, C] with the truth in rows.
 
     Images are counted one by one, as upsampled logits [N, C, H, W] would take much memory.

@@ -244,9 +244,17 @@ class SupernetTrainer:
 
     def compute_loss(self, sample: SampledPath, batch: Batch) -> Tensor:
         """Return the cross-entropy (scalar) of a path on a batch, at the labels' resolution."""
+        return self.average_loss(*self.compute_logits(sample, batch))
+
+    def compute_logits(self, sample: SampledPath, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the logits of a path on a batch, [N, C, h, w], and its labels on the device, [N, H, W]."""
         images, labels = (part.to(self.fabric.device, non_blocking=True) for part in batch)
         with self.fabric.autocast():
             logits = self.net(images, sample)
+        return logits, labels
+
+    def average_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy (scalar) of logits, at the labels' resolution."""
         return self._compute_losses([logits], labels)[0]
 
     def check(self, record: MetricsRecord) -> None:

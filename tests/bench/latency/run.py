@@ -1,6 +1,6 @@
 """Benchmark of latency tables: accuracy, repeatability, speed. `make bench`, `make gpu-check`.
 
-Everything is measured in a temporary folder. A CPU is measured with three spaces, a GPU with the default preset of
+Everything is measured in a temporary folder. A CPU is measured with four spaces, a GPU with the default preset of
 `lgc-profile`.
 """
 
@@ -46,7 +46,8 @@ def load_spaces(device: str) -> list[SearchSpace]:
     if device != "cpu":
         return [SearchSpace.load("lgcnet-cityscapes")]
     camvid = SearchSpace.load("lgcnet-camvid").with_input(360, 480)
-    return [SearchSpace.load("tiny"), camvid, SearchSpace.load(Path(__file__).with_name("wide.yaml"))]
+    wide = SearchSpace.load(Path(__file__).with_name("wide.yaml"))
+    return [SearchSpace.load("tiny"), SearchSpace.load("rapid"), camvid, wide]
 
 
 def main() -> None:

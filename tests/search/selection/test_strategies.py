@@ -18,6 +18,7 @@ from lgc.search.decisions import Decisions
 from lgc.search.selection.strategies import (
     POPULATION,
     STRATEGIES,
+    Evaluation,
     Ranking,
     StrategyTask,
     count_halving_passes,
@@ -51,10 +52,10 @@ class Losses:
     def mean(self, choices: np.ndarray) -> float:
         return float(self.table[np.arange(len(self.table)), choices[: len(self.table)]].mean())
 
-    def __call__(self, architectures: ArchitectureBatch, row: int, batch: int) -> float:
+    def __call__(self, architectures: ArchitectureBatch, row: int, batch: int) -> Evaluation:
         self.calls += 1
         rng = np.random.default_rng((self.seed, batch, *architectures.choices[row].tolist()))
-        return self.mean(architectures.choices[row]) + self.noise * float(rng.normal())
+        return Evaluation(self.mean(architectures.choices[row]) + self.noise * float(rng.normal()))
 
 
 def random_log_probabilities(latency: CostConstraint, seed: int, scale: float = 2.0) -> np.ndarray:
@@ -112,11 +113,11 @@ def test_halving_finds_lowest_loss_and_counts_passes(losses, batches):
     candidates = ArchitectureBatch(np.arange(len(losses))[:, None])
     calls: list[tuple[int, int]] = []
 
-    def batch_loss(architectures: ArchitectureBatch, row: int, batch: int) -> float:
+    def evaluate(architectures: ArchitectureBatch, row: int, batch: int) -> Evaluation:
         calls.append((row, batch))
-        return losses[architectures.choices[row, 0]] + 0.25 * batch  # batches are not equally hard
+        return Evaluation(losses[architectures.choices[row, 0]] + 0.25 * batch)  # batches are not equally hard
 
-    ranking = halve(candidates, batch_loss, batches)
+    ranking = halve(candidates, evaluate, batches)
     (best,) = ranking.architectures.choices[:, 0]
     assert losses[best] == min(losses)
     assert ranking.losses == [pytest.approx(min(losses) + 0.25 * (batches - 1) / 2)]
@@ -129,7 +130,7 @@ def test_halving_keeps_the_best_in_order():
     losses = [5.0, 1.0, 4.0, 2.0, 3.0]
     candidates = ArchitectureBatch(np.arange(5)[:, None])
     for batches, keep in itertools.product((1, 4), (1, 3, 9)):
-        ranking = halve(candidates, lambda _, row, batch: losses[row], batches, keep)
+        ranking = halve(candidates, lambda _, row, batch: Evaluation(losses[row]), batches, keep)
         assert ranking.architectures.choices[:, 0].tolist() == [1, 3, 4, 2, 0][:keep]
         assert ranking.losses == sorted(losses)[:keep]
         assert ranking.passes == count_halving_passes(5, batches, keep)
@@ -138,19 +139,42 @@ def test_halving_keeps_the_best_in_order():
 def test_halving_drops_the_worse_half():
     calls: dict[int, int] = {}
 
-    def batch_loss(architectures: ArchitectureBatch, row: int, batch: int) -> float:
+    def evaluate(architectures: ArchitectureBatch, row: int, batch: int) -> Evaluation:
         calls[row] = calls.get(row, 0) + 1
-        return float(row)
+        return Evaluation(row)
 
-    halve(ArchitectureBatch(np.arange(8)[:, None]), batch_loss, 8)
+    halve(ArchitectureBatch(np.arange(8)[:, None]), evaluate, 8)
     assert [calls[row] for row in range(8)] == [8, 4, 2, 2, 1, 1, 1, 1]
 
 
 def test_halving_compares_by_all_evaluated_batches():
     table = np.array([[0.0, 3, 0, 0], [1.0, 1, 1, 1], [2.0, 0, 3, 3], [9.0, 0, 0, 0]])
-    ranking = halve(ArchitectureBatch(np.arange(4)[:, None]), lambda _, row, batch: table[row, batch], 4)
+    ranking = halve(ArchitectureBatch(np.arange(4)[:, None]), lambda _, row, batch: Evaluation(table[row, batch]), 4)
     assert ranking.architectures.choices[0, 0] == 1
     assert ranking.losses == [1.0]
+
+
+def test_miou_of_all_batches_ranks_before_loss():
+    """The first candidate has the lower loss, and misses the rare class."""
+    rare_missed = np.array([[98, 0], [2, 0]])
+    balanced = np.array([[90, 8], [0, 2]])
+    evaluations = [Evaluation(0.1, 1, rare_missed), Evaluation(0.5, 1, balanced)]
+    ranking = halve(ArchitectureBatch(np.arange(2)[:, None]), lambda _, row, batch: evaluations[row], 3)
+    assert ranking.architectures.choices[0, 0] == 1
+    (best,) = ranking.evaluations
+    assert best.batches == 3
+    assert best.miou == pytest.approx(100 * (90 / 98 + 2 / 10) / 2)
+    assert ranking.losses == [pytest.approx(0.5)]
+
+
+def test_confusions_add_up_before_the_mean():
+    """mIoU of all pixels, not the mean of the batches' mIoU; classes without a pixel do not count."""
+    first = Evaluation(1.0, 1, np.array([[4, 0, 0], [0, 0, 0], [0, 0, 0]]))
+    second = Evaluation(3.0, 1, np.array([[0, 4, 0], [0, 2, 0], [0, 0, 0]]))
+    both = first + second
+    assert (first.miou, both.mean_loss) == (100.0, 2.0)
+    assert both.miou == pytest.approx(100 * (4 / 8 + 2 / 6) / 2)
+    assert Evaluation(1.0, 1, np.zeros((2, 2), np.int64)).miou is None
 
 
 def make_task(
@@ -237,11 +261,11 @@ def test_child_is_near_its_parent(latency):
     """Unlike in a random search, later architectures are near earlier ones."""
     seen: list[np.ndarray] = []
 
-    def batch_loss(architectures: ArchitectureBatch, row: int, batch: int) -> float:
+    def evaluate(architectures: ArchitectureBatch, row: int, batch: int) -> Evaluation:
         seen.append(architectures.choices[row].copy())
-        return float(len(seen))
+        return Evaluation(len(seen))
 
-    evolve(make_task(latency, batch_loss, 1, 60))
+    evolve(make_task(latency, evaluate, 1, 60))
     first, later = seen[:POPULATION], seen[POPULATION:]
     distances = [min((child != other).sum() for other in first) for child in later[:10]]
     assert 0 < np.median(distances) < 8
@@ -251,11 +275,11 @@ def test_child_is_near_its_parent(latency):
 def test_evolution_evaluates_nothing_twice(latency):
     calls: list[tuple[bytes, int]] = []
 
-    def batch_loss(architectures: ArchitectureBatch, row: int, batch: int) -> float:
+    def evaluate(architectures: ArchitectureBatch, row: int, batch: int) -> Evaluation:
         calls.append((architectures.choices[row].tobytes(), batch))
-        return float(architectures.choices[row].sum())
+        return Evaluation(float(architectures.choices[row].sum()))
 
-    ranking = evolve(make_task(latency, batch_loss, 2, 4000))
+    ranking = evolve(make_task(latency, evaluate, 2, 4000))
     assert len(set(calls)) == len(calls) == ranking.passes == 2 * ranking.num_compared == 4000
 
 

@@ -163,7 +163,7 @@ def test_trial_starts_unlike_final_training(street_space, scenes, run, starts):
 
 
 def test_highest_trial_miou_wins(street, scenes, short, tmp_path, monkeypatch):
-    """Candidates are ordered by their supernet loss; mIoU determines the result, and not the loss of a trial."""
+    """The mIoU of trials determines the result, not their loss, nor the order of the candidates."""
     runs: list[tuple[Architecture, int]] = []
 
     def score(architecture, seed, *_):

@@ -38,7 +38,7 @@ def list_operators(decisions: BlockDecisions, choices: np.ndarray) -> list[list[
     names: dict[int, list[str]] = {}
     start = 0
     for block in decisions.blocks:
-        end = start + len(block.plan.edges)
+        end = start + len(block.names)
         for cell in block.cells:
             names[cell] = [operators[choice] for choice in choices[start:end]]
         start = end

@@ -16,7 +16,7 @@ def module(request):
     torch.manual_seed(0)
     if request.param == "graph":
         return GraphCommunication(OPERATORS, embedding=6, gamma=0.7).double()
-    return LinearCommunication(EDGES, PREVIOUS_EDGES, OPERATORS, gamma=0.7).double()
+    return LinearCommunication((EDGES, OPERATORS), (PREVIOUS_EDGES, OPERATORS), gamma=0.7).double()
 
 
 def random_cells(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,7 +76,7 @@ def test_graph_is_equivariant_to_edge_order():
 
 def test_linear_map_matches_its_formula():
     torch.manual_seed(4)
-    module = LinearCommunication(EDGES, PREVIOUS_EDGES, OPERATORS, gamma=0.7).double()
+    module = LinearCommunication((EDGES, OPERATORS), (PREVIOUS_EDGES, OPERATORS), gamma=0.7).double()
     alpha, previous = (part.detach().numpy() for part in random_cells(4))
     weight = module.map.weight.detach().numpy().reshape(EDGES, OPERATORS, PREVIOUS_EDGES, OPERATORS)
     expected = alpha + 0.7 * np.einsum("eofp,fp->eo", weight, previous)
