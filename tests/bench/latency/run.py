@@ -147,8 +147,12 @@ def measure_space(space: SearchSpace, target: Target, keep: Path | None) -> dict
 def export_error(table: LatencyTable, target: Target, architecture: Any) -> dict[str, float | None]:
     """Return prediction, measurement and output differences of an exported architecture."""
     result = time_network(Network(architecture, None, DENSE), target, table, seconds=EXPORT_SECONDS)
-    names = ("predicted_ms", "measured_ms", "error_pct", "drift_pct", "max_abs_diff", "argmax_agreement_pct")
-    return {name: getattr(result, name) for name in names}
+    assert result.parity is not None
+    names = ("predicted_ms", "measured_ms", "error_pct", "drift_pct")
+    differences = ("max_abs_diff", "argmax_agreement_pct")
+    return {name: getattr(result, name) for name in names} | {
+        name: getattr(result.parity, name) for name in differences
+    }
 
 
 def help_seconds(command: str) -> float:
