@@ -33,7 +33,7 @@ class SearchConfig(BaseModel):
     """Steps of the search: each trains the weights and, after the warm-up, the architecture."""
     strategy: Literal["gradient", "random", "evolution"] = "gradient"
     """Search strategy: gradient (differentiable), or the baselines random and evolution on a uniformly trained
-    supernet; same target and compute budget. Spaces with searched widths have random by default, and no gradient."""
+    supernet; same target and compute budget. Spaces with searched widths have no gradient, and random by default."""
     batch: Batch = 16  # Assumption.
     crop: Crop = None
     seed: Seed = 0

@@ -95,7 +95,7 @@ def search(
     given = config.model_dump(exclude_unset=True) | ({} if precision is None else {"precision": precision})
     announce_earlier_version(out, SEARCH_STAGE, log)
     config = SearchRunConfig(**resume_settings(SearchRunConfig, given, out, SEARCH_STAGE, log))
-    config = _choose_strategy(config, tables)
+    config = _choose_strategy(config, tables, log)
     context = _open_context(tables, data, out, config, device, on_step)
     if measure is not None:
         require_refinable(config, len(tables))
@@ -114,7 +114,7 @@ def search(
     return run.finish(result)
 
 
-def _choose_strategy(config: SearchRunConfig, tables: Sequence[Predictor]) -> SearchRunConfig:
+def _choose_strategy(config: SearchRunConfig, tables: Sequence[Predictor], log: Log) -> SearchRunConfig:
     """Return the settings with the strategy for the tables' space: random by default if it searches widths.
 
     Raises:
@@ -124,6 +124,7 @@ def _choose_strategy(config: SearchRunConfig, tables: Sequence[Predictor]) -> Se
     if not space.searches_widths:
         return config
     if "strategy" not in config.model_fields_set:
+        log(f"strategy: random, since space {space.name} searches widths (--strategy evolution is the other one)")
         return config.model_copy(update={"strategy": "random"})
     if config.strategy == "gradient":
         raise UsageError(

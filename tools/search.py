@@ -339,6 +339,8 @@ def _describe_conversion(fps: float, predictor: Predictor) -> str:
 
 def _warn_if_collapsed(results: Sequence[SearchResult]) -> None:
     for result in results:
+        if result.widths:
+            continue  # of a space whose depth is searched, which skip makes lower
         edges = sum(result.operators.values())
         idle = sum(count for name, count in result.operators.items() if name in ("zero", "skip"))
         if idle > MAX_IDLE_SHARE * edges:

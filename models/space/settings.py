@@ -21,7 +21,8 @@ from pydantic import (
 from ...errors import FileFormatError, LgcError, MissingOperatorError, UnknownNameError, UnknownOperatorError
 from ..geometry import Geometry
 from ..recipe import hash_text
-from .operators import OPERATORS, ZERO, require_operators
+from .operators import OPERATORS, ZERO, get_recipe, require_operators
+from .opspec import OpSpec
 
 Model = TypeVar("Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=1, le=4096)]
@@ -60,8 +61,22 @@ def _check_operators(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _check_increasing(widths: tuple[int, ...]) -> tuple[int, ...]:
     if sorted(set(widths)) != list(widths):
-        raise ValueError(f"must be strictly increasing: {widths}")
+        raise ValueError(f"must be strictly increasing: {list(widths)}")
     return widths
+
+
+def _check_converter(field: str, name: str, stride: int) -> None:
+    """Check that an operator between two parts of a network can change the number of channels."""
+    require_operators([name])
+    try:
+        is_usable = OPERATORS[name].searchable and bool(get_recipe(OpSpec(name, 8, 16, 64, 64, stride)))
+    except LgcError:
+        is_usable = False
+    if not is_usable:
+        at_stride = f" at stride {stride}" if stride > 1 else ""
+        raise ValueError(
+            f"{field}: {name} does not change the number of channels{at_stride}: use a convolution, e.g. conv_3x3"
+        )
 
 
 OperatorNames = Annotated[tuple[str, ...], AfterValidator(_check_operators)]
@@ -156,7 +171,10 @@ class SpaceSettings(_Section):
             raise ValueError(f"head_widths must not repeat head_channels, {self.head_channels}: {self.head_widths}")
         stem = sum(stride - 1 for stride in self.stem.strides)
         if self.is_strided and self.fusion.level < stem:
-            raise ValueError(f"fusion.level must be at least the stem's level, {stem}, in geometry {self.geometry}")
+            raise ValueError(
+                f"fusion.level must be at least the stem's level in geometry {self.geometry}: set it to {stem} or "
+                "more, or give the stem fewer strides of 2"
+            )
         coarsest = max(len(self.reductions) + stem, self.fusion.level)
         if 2**coarsest > min(self.input):
             height, width = self.input
@@ -166,17 +184,29 @@ class SpaceSettings(_Section):
     def _check_widths(self) -> None:
         """Check the fields of searched widths against each other."""
         levels, stem = len(self.reductions) + 1, self.stem
-        if (self.channels is None) == (not self.widths):
-            raise ValueError("needs either channels or widths")
+        if self.channels is not None and self.widths:
+            raise ValueError("channels and widths exclude each other: remove one")
+        if self.channels is None and not self.widths:
+            raise ValueError("channels or widths is required")
         if self.widths and len(self.widths) != levels:
             raise ValueError(f"widths needs {levels} lists, one for each level of the backbone, got {len(self.widths)}")
-        if not self.widths and (stem.widths or self.fusion.widths):
-            raise ValueError("stem.widths and fusion.widths need widths")
+        for name, widths in (("stem.widths", stem.widths), ("fusion.widths", self.fusion.widths)):
+            if widths and not self.widths:
+                raise ValueError(f"{name} needs widths, the searched channels of the levels")
         inner = len(stem.strides) - 1
-        if len({*stem.widths}) < len(stem.widths) or any(len(widths) != inner for widths in stem.widths):
-            raise ValueError(f"stem.widths needs different lists of {inner} channels")
-        for name in filter(None, (self.reduction, self.head_operator)):
-            require_operators([name])
+        if stem.widths and not inner:
+            raise ValueError("stem.widths needs at least two stem.strides")
+        for index, channels in enumerate(stem.widths):
+            if len(channels) != inner:
+                raise ValueError(
+                    f"stem.widths.{index} has {len(channels)} numbers, needs {inner}: one for each convolution but the "
+                    "last, whose width is that of the first level"
+                )
+            if channels in stem.widths[:index]:
+                raise ValueError(f"stem.widths.{index} is repeated: {list(channels)}")
+        _check_converter("head_operator", self.head_operator, 1)
+        if self.reduction is not None:
+            _check_converter("reduction", self.reduction, 2)
 
     def hash_fields(self, recipes: Mapping[str, str]) -> str:
         """Return the hash of all fields except the name, and of `recipes`, if any: 12 hexadecimal digits."""

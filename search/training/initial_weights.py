@@ -15,6 +15,9 @@ from ...models.nets.state.state_dicts import read_state_dict
 from ...models.nets.state.transfer import Transfer, count_fitting, transfer_weights
 from .config import SCRATCH, SUPERNET
 
+SUPERNET_FILE = "search.ckpt"
+"""File name of a search's checkpoint."""
+
 
 def find_initial_weights(run: Path, init: str) -> Path | None:
     """Return the file that `init` refers to; None for `scratch`.
@@ -24,11 +27,11 @@ def find_initial_weights(run: Path, init: str) -> Path | None:
     """
     if init == SCRATCH:
         return None
-    path = run / "search.ckpt" if init == SUPERNET else Path(init)
+    path = run / SUPERNET_FILE if init == SUPERNET else Path(init)
     if path.is_file():
         return path
     if init == SUPERNET:
-        raise UsageError(f"no supernet to start from in {run} (search.ckpt); train with --init scratch")
+        raise UsageError(f"no supernet to start from in {run} ({SUPERNET_FILE}); train with --init scratch")
     if path.is_dir():
         raise UsageError(f"--init {path} is a folder; choose a file in it, e.g. weights.safetensors")
     if path.suffix or len(path.parts) > 1:
@@ -45,6 +48,11 @@ def initialise(network: nn.Module, source: Path, classes: int) -> Transfer:
     """
     stored = read_state_dict(source, partial(count_fitting, network))
     if isinstance(network, LGCNet):
+        if network.space.searches_widths and source.name == SUPERNET_FILE:
+            raise UsageError(
+                f"{source}: the supernet of a space with searched widths has no weights of a single network: train "
+                "with --init scratch"
+            )
         return transfer_weights(network, stored, classes, get_part=get_lgcnet_part, min_share=0.0)
     return transfer_weights(network, stored, classes)
 

@@ -238,15 +238,15 @@ class LGCNetArchitecture(BaseModel, Architecture):
     @model_validator(mode="after")
     def _check_searched_widths(self) -> Self:
         decisions = self.space.widths_searched[:-1]
-        if {*self.widths} != {decision.name for decision in decisions}:
-            names = ", ".join(decision.name for decision in decisions) or "none"
-            raise ValueError(f"widths of {', '.join(self.widths) or 'none'}, but the space searches those of {names}")
-        for decision in decisions:
-            if self.widths[decision.name] not in decision.choices:
-                raise ValueError(
-                    f"{decision.name}: {self.widths[decision.name]} is not a width of the space "
-                    f"({', '.join(decision.choices)})"
-                )
+        known = {decision.name: decision.choices for decision in decisions}
+        for name in self.widths:
+            if name not in known:
+                raise ValueError(f"widths: unknown {name}; the space searches {', '.join(known) or 'none'}")
+        for name, choices in known.items():
+            if name not in self.widths:
+                raise ValueError(f"widths: {name} is missing; it is one of {', '.join(choices)}")
+            if self.widths[name] not in choices:
+                raise ValueError(f"widths.{name}: {self.widths[name]} is not in the space ({', '.join(choices)})")
         return self
 
     def iter_cells(self) -> Iterable[tuple[CellPlan, tuple[str, ...]]]:
