@@ -53,12 +53,13 @@ def find_ratio(image: Size, features: Size) -> int:
         MismatchError: There is none.
     """
     ratio = 1
-    while ratio <= max(image):
+    while ratio < 2 * max(image):
         if features == tuple(strided_length(side, ratio) for side in image):
             return ratio
         ratio *= 2
     raise MismatchError(
-        f"a map of {features[0]}x{features[1]} is not an image of {image[0]}x{image[1]} divided by a power of two"
+        f"a map of {features[0]}x{features[1]} is not an image of {image[0]}x{image[1]} divided by a power of two, as "
+        f"geometry {Geometry.STRIDED} needs: use images of the network's own size"
     )
 
 

@@ -198,7 +198,8 @@ class MaxPool:
 class Resize:
     """Bilinear interpolation from size `source` to `target` (height, width).
 
-    Inputs of a different size, e.g. training crops, are scaled by the same factor; downscaled sizes are rounded up.
+    Inputs of a different size, e.g. training crops, are scaled by the same factor, or if strided to the size that the
+    caller names; downscaled sizes are rounded up.
 
     Attributes:
         source: Height and width of the input.

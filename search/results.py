@@ -151,26 +151,25 @@ class SearchResult(Result):
     def dominates(self, other: SearchResult) -> bool:
         """Return True if this point is at least as fast as another on every table, and more accurate.
 
-        More accurate: a higher mIoU after the best trial, or in the supernet without trials, where the architectures
-        differ and not only the seeds of their trials; without both, a lower loss.
+        More accurate: a higher mIoU after the best trial, or in the supernet where a point has no trials, if the
+        architectures differ and not only the seeds of their trials; without both, a lower loss.
         """
         pairs = [(a.predicted_ms, b.predicted_ms) for a, b in zip(self.rows, other.rows, strict=True)]
         if not all(a <= b for a, b in pairs):
             return False
-        miou, rival_miou = self._best_miou, other._best_miou
+        miou, rival_miou = self.best_trial_miou, other.best_trial_miou
+        if not (self.trial_losses and other.trial_losses):
+            miou, rival_miou = self.supernet_miou, other.supernet_miou
         if miou is None or rival_miou is None:
             return self._lowest_loss < other._lowest_loss
-        is_same = all(a == b for a, b in pairs) and (self.operators, self.widths) == (other.operators, other.widths)
+        networks = [(each.operators, each.widths, each.head_channels) for each in (self, other)]
+        is_same = all(a == b for a, b in pairs) and networks[0] == networks[1]
         return miou > rival_miou and not is_same
 
     @property
     def best_trial_miou(self) -> float | None:
         """Highest mIoU of a trial, that of the result; None without one."""
         return max((miou for miou in self.trial_mious if miou is not None), default=None)
-
-    @property
-    def _best_miou(self) -> float | None:
-        return self.best_trial_miou if self.trial_losses else self.supernet_miou
 
     @property
     def _lowest_loss(self) -> float:

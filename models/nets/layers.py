@@ -105,19 +105,18 @@ class PoolPyramidBlock(nn.Module):
     def __init__(self, layer: recipe.PoolPyramid) -> None:
         super().__init__()
         self.strides = layer.strides
-        self.branches = nn.ModuleList(
-            ConvNormAct(recipe.Conv(layer.channels, layer.reduced, 1)) for _ in layer.list_branches((1, 1))
-        )
+        self.branches = nn.ModuleList(ConvNormAct(recipe.Conv(layer.channels, layer.reduced, 1)) for _ in layer.strides)
+        # A mean of each image and channel cannot be normalised over a batch of one image.
+        self.whole = nn.Sequential(nn.Conv2d(layer.channels, layer.reduced, 1), nn.ReLU(inplace=True))
         self.mix = ConvNormAct(layer.mixed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Concatenate the input with its pooled and upsampled projections, and mix them."""
         size, parts = (int(x.shape[-2]), int(x.shape[-1])), [x]
-        *local, whole = self.branches
-        for branch, stride in zip(local, self.strides, strict=True):
+        for branch, stride in zip(self.branches, self.strides, strict=True):
             pooled = F.avg_pool2d(x, 2 * stride + 1, stride, stride, count_include_pad=False)
             parts.append(upsample_strided(branch(pooled), stride, size))
-        parts.append(whole(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, *size))
+        parts.append(self.whole(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, *size))
         out: Tensor = self.mix(torch.cat(parts, dim=1))
         return out
 

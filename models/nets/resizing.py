@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..geometry import Geometry, Size, find_ratio, locate_features
+from ...errors import MismatchError
+from ..geometry import Geometry, Size, find_ratio, locate_features, strided_length
 
 
 def upsample_strided(x: Tensor, ratio: int, size: Size) -> Tensor:
@@ -18,7 +19,13 @@ def upsample_strided(x: Tensor, ratio: int, size: Size) -> Tensor:
         x: Features, h and w of which are those of `size` divided by `ratio`, rounded up.
         ratio: Power of two.
         size: Height and width of the result.
+
+    Raises:
+        MismatchError: The features have another size.
     """
+    lengths = (int(x.shape[-2]), int(x.shape[-1]))
+    if lengths != tuple(strided_length(side, ratio) for side in size):
+        raise MismatchError(f"cannot upsample {lengths[0]}x{lengths[1]} by {ratio} to {size[0]}x{size[1]}")
     if torch.onnx.is_in_onnx_export():
         out: Tensor = _ExportedUpsample.apply(x, ratio, size)  # type: ignore[no-untyped-call]
         return out

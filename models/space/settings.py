@@ -20,7 +20,7 @@ from pydantic import (
 
 from ...errors import FileFormatError, LgcError, MissingOperatorError, UnknownNameError, UnknownOperatorError
 from ..geometry import Geometry
-from ..recipe import hash_text
+from ..recipe import Conv, Module, Residual, hash_text, iter_layers
 from .operators import OPERATORS, ZERO, get_recipe, require_operators
 from .opspec import OpSpec
 
@@ -69,13 +69,34 @@ def _check_converter(field: str, name: str, stride: int) -> None:
     """Check that an operator between two parts of a network can change the number of channels."""
     require_operators([name])
     try:
-        is_usable = OPERATORS[name].searchable and bool(get_recipe(OpSpec(name, 8, 16, 64, 64, stride)))
-    except LgcError:
-        is_usable = False
-    if not is_usable:
+        layers, reason = get_recipe(OpSpec(name, 64, 128, 64, 64, stride)), ""
+    except LgcError as error:
+        layers, reason = (), f" ({error})"
+    if not layers or any(isinstance(layer, Conv) and layer.plain for layer in layers):
         at_stride = f" at stride {stride}" if stride > 1 else ""
         raise ValueError(
-            f"{field}: {name} does not change the number of channels{at_stride}: use a convolution, e.g. conv_3x3"
+            f"{field}: {name} does not change the number of channels{at_stride}{reason}: use a convolution, e.g. "
+            "conv_3x3"
+        )
+
+
+def _check_slimmable(name: str) -> None:
+    """Check that narrow widths of an operator can use the first channels of its widest one.
+
+    Raises:
+        ValueError: It has a torch module of the user's, or a grouped convolution other than a depthwise one.
+    """
+    try:
+        layers = [*iter_layers(get_recipe(OpSpec(name, 64, 64, 64, 64)))]
+    except LgcError:
+        return  # another check reports it
+    if any(isinstance(layer, Module) for layer in layers):
+        raise ValueError(f"{name} is a torch module, whose widths cannot be searched: use channels instead of widths")
+    grouped = [layer for layer in layers if isinstance(layer, Conv) and layer.groups > 1]
+    if any(layer.groups != layer.c_in or layer.c_in != layer.c_out for layer in grouped):
+        raise ValueError(
+            f"{name} has a grouped convolution, whose widths cannot be searched: use a plain or a depthwise one, or "
+            "channels instead of widths"
         )
 
 
@@ -207,6 +228,18 @@ class SpaceSettings(_Section):
         _check_converter("head_operator", self.head_operator, 1)
         if self.reduction is not None:
             _check_converter("reduction", self.reduction, 2)
+        if not self.widths:
+            return
+        if (self.nodes, self.fusion.nodes) != (1, 1):
+            raise ValueError("widths need nodes: 1 and fusion.nodes: 1")
+        names = (*self.operators, *self.context, *self.fusion.operators, self.head_operator, self.reduction)
+        for name in dict.fromkeys(filter(None, names)):
+            _check_slimmable(name)
+        if any(isinstance(layer, Residual) for layer in get_recipe(OpSpec(self.head_operator, 64, 64, 64, 64))):
+            raise ValueError(
+                f"head_operator: {self.head_operator} adds its input where widths are equal, which searched widths do "
+                "not allow: use conv_3x3 or sep_conv_3x3"
+            )
 
     def hash_fields(self, recipes: Mapping[str, str]) -> str:
         """Return the hash of all fields except the name, and of `recipes`, if any: 12 hexadecimal digits."""

@@ -32,8 +32,9 @@ from ..supernet.alphas import SampledPath
 from ..supernet.supernet import use_batch_statistics
 from ..supernet.supernet_trainer import SupernetTrainer
 from ..training.config import divide_batch
+from ..training.scores import count_confusions
 from . import strategies
-from .trials import Trial, count_confusions, derive_trial_seed, run_trial
+from .trials import Trial, derive_trial_seed, run_trial
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

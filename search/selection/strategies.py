@@ -12,11 +12,13 @@ from functools import cached_property, reduce
 from operator import add
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ...models.space.cost import Array
 from ..constraint.constraint import CostConstraint
 from ..constraint.projection import ArchitectureBatch, project_to_target
+from ..training.scores import compute_scores
 
 Counts = NDArray[np.int64]
 
@@ -63,10 +65,8 @@ class Evaluation:
         """Mean intersection over union in percent; None without a labelled pixel."""
         if self.confusion is None:
             return None
-        correct = np.diag(self.confusion)
-        union = self.confusion.sum(0) + self.confusion.sum(1) - correct
-        present = union > 0
-        return float((correct[present] / union[present]).mean() * 100) if present.any() else None
+        names = tuple(map(str, range(len(self.confusion))))
+        return compute_scores(torch.from_numpy(self.confusion), names).miou
 
     @property
     def rank(self) -> tuple[float, float]:

@@ -16,21 +16,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from ...models.geometry import Geometry
 from ...models.nets.network import LGCNet, get_geometry
 from ...models.random_state import seed_generators
 from ...models.space.protocol import Architecture
 from ..config import SearchConfig
 from ..data.datasets import SegmentationDataset
-from ..data.labels import IGNORE
 from ..runtime.batches import Batch, load_batches
 from ..runtime.fabric import average_over_processes, place_network, synchronise_norms
 from ..supernet.weight_optimiser import WeightOptimiser
 from ..training.config import divide_batch
 from ..training.losses import upsampled_loss
-from ..training.scores import compute_scores, find_classes
+from ..training.scores import compute_scores, count_confusions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -140,21 +137,3 @@ def _reseed(dataset: SegmentationDataset, seed: int) -> SegmentationDataset:
     other = copy.copy(dataset)
     other.seed = seed
     return other
-
-
-def count_confusions(logits: Tensor, labels: Tensor, geometry: Geometry) -> Tensor:
-    """Return the confusion matrix of a batch, counts [C, C] with the truth in rows.
-
-    Images are counted one by one, as upsampled logits [N, C, H, W] would take much memory.
-    """
-    matrices = [
-        multiclass_confusion_matrix(
-            find_classes(logits[i : i + 1].float(), (labels.shape[1], labels.shape[2]), geometry),
-            labels[i : i + 1].long(),
-            logits.shape[1],
-            ignore_index=IGNORE,
-            validate_args=False,
-        )
-        for i in range(len(labels))
-    ]
-    return torch.stack(matrices).sum(0)

@@ -79,7 +79,7 @@ class SlimOperator(nn.Module):
         self.module = build_module(whole)
         _replace_norms(self.module)
         self._convolutions = [child for child in self.module.modules() if isinstance(child, nn.Conv2d)]
-        widths = list(_list_convolutions(get_recipe(whole), template.c_in.parts))
+        widths = list(_list_convolutions(get_recipe(whole)))
         for child, (_, parts) in zip(self._convolutions, widths, strict=True):
             child.__class__ = SlimConv2d
             child.parts = parts  # type: ignore[assignment]
@@ -89,9 +89,7 @@ class SlimOperator(nn.Module):
         """Select the choices of all width decisions, [W]."""
         self._passes = is_free(self.template.at(widths))
         spec = replace(self.template, optional=False).at(widths)
-        for child, active in zip(
-            self._convolutions, _list_convolutions(get_recipe(spec), self.template.c_in.parts), strict=True
-        ):
+        for child, active in zip(self._convolutions, _list_convolutions(get_recipe(spec)), strict=True):
             child.active = active  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,17 +116,12 @@ def _replace_norms(module: nn.Module) -> None:
                 setattr(parent, name, SlimBatchNorm2d(child))
 
 
-def _list_convolutions(layers: Sequence[recipe.Layer], parts: int) -> Iterator[Convolution]:
-    """Yield the channels of all convolutions of layers, in the order of their modules.
-
-    Args:
-        layers: Layers of an operator.
-        parts: Number of concatenated tensors of equal channels that the first layer reads.
-    """
+def _list_convolutions(layers: Sequence[recipe.Layer]) -> Iterator[Convolution]:
+    """Yield the channels of all convolutions of layers, in the order of their modules."""
     for layer in layers:
         match layer:
             case recipe.Conv():
-                yield layer.c_out, (layer.c_in // parts,) * parts
+                yield layer.c_out, (layer.c_in,)
             case recipe.SqueezeExcite():
                 yield layer.reduced, (layer.channels,)
                 yield layer.channels, (layer.reduced,)
@@ -138,5 +131,4 @@ def _list_convolutions(layers: Sequence[recipe.Layer], parts: int) -> Iterator[C
                     yield layer.reduced, (layer.channels,)
                 yield layer.channels, (layer.channels, *[layer.reduced] * branches)
             case recipe.Residual():
-                yield from _list_convolutions(layer.layers, parts)
-        parts = 1
+                yield from _list_convolutions(layer.layers)

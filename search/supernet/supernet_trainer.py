@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ...errors import TrainingError
 from ...models.nets.network import get_geometry
-from ...models.nets.resizing import upsample_logits
 from ...models.random_state import seed_generators
 from ..config import SearchConfig
 from ..constraint.constraint import CostConstraint
 from ..constraint.objectives import make_objective
 from ..data.datasets import SegmentationDataset
-from ..data.labels import IGNORE
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
 from ..runtime.data_wait import advise_loading
@@ -31,7 +28,7 @@ from ..runtime.run_folder import OnStep, RunFolder
 from ..runtime.training_loop import run_steps
 from ..training.config import divide_batch
 from ..training.losses import SegmentationLoss
-from ..training.scores import compute_scores
+from ..training.scores import compute_scores, count_confusions
 from .alphas import ArchitectureParameters, SampledPath
 from .blocks import BlockDecisions
 from .gumbel import anneal_temperature
@@ -277,9 +274,7 @@ class SupernetTrainer:
             images, labels = (part.to(self.fabric.device) for part in batch)
             with self.fabric.autocast():
                 logits = self.net(images, SampledPath(sample.choices))
-            size = (labels.shape[-2], labels.shape[-1])
-            classes = upsample_logits(logits.float(), size, get_geometry(self.net)).argmax(dim=1)
-            confusion = multiclass_confusion_matrix(classes, labels.long(), logits.shape[1], ignore_index=IGNORE)
+            confusion = count_confusions(logits, labels, get_geometry(self.net))
             choices = self.alphas.probabilities().argmax(dim=-1).tolist()
         names = tuple(str(index) for index in range(len(confusion)))
         return {

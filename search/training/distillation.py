@@ -58,8 +58,8 @@ def load_teacher(
         log: receives a remark if the names of the teacher's classes are unknown.
 
     Raises:
-        UsageError: the run has no weights, other classes, or a stride that does not divide the size of the images; or
-            it was trained with a factory that the user has not named; or it returns probabilities.
+        UsageError: the run has no weights, other classes, or does not take images of this size; it was trained with a
+            factory that the user has not named; or it returns probabilities.
         PluginError: the network does not accept images of this size.
         FileFormatError: a file of the run is missing or damaged.
     """

@@ -13,6 +13,7 @@ from ...models.nets.definition import NetworkDefinition, read_record
 from ...models.nets.network import LGCNet
 from ...models.nets.state.state_dicts import read_state_dict
 from ...models.nets.state.transfer import Transfer, count_fitting, transfer_weights
+from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
 from .config import SCRATCH, SUPERNET
 
 SUPERNET_FILE = "search.ckpt"
@@ -62,10 +63,18 @@ def compare_origin(source: Path, network: NetworkDefinition) -> list[str]:
 
     Only class lists of equal length are compared: otherwise the classifier begins with random weights.
     """
+    warnings = []
+    origin = source.parent / ARCHITECTURE_FILE
+    if network.architecture is not None and origin.is_file():
+        geometry = Architecture.load(origin).search_space.geometry
+        if geometry != network.geometry:
+            warnings.append(
+                f"warning: {source} was trained in geometry {geometry}, this network has geometry {network.geometry}: "
+                "its features are shifted at first"
+            )
     record = read_record(source.parent)
     if record is None:
-        return []
-    warnings = []
+        return warnings
     normalisation = Normalisation(record.normalisation.mean, record.normalisation.std)
     if normalisation != network.normalisation:
         trained, now = map(_format_normalisation, (normalisation, network.normalisation))

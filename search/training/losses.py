@@ -52,14 +52,20 @@ def upsampled_loss(
     return SegmentationLoss(False, fabric, weights, geometry)([logits], labels)[0]
 
 
-def ohem_loss(logits: Tensor, labels: Tensor, fabric: Fabric | None = None, weights: Tensor | None = None) -> Tensor:
+def ohem_loss(
+    logits: Tensor,
+    labels: Tensor,
+    fabric: Fabric | None = None,
+    weights: Tensor | None = None,
+    geometry: Geometry = Geometry.HALF_PIXEL,
+) -> Tensor:
     """Return the mean cross-entropy over hard pixels only (online hard example mining, OHEM).
 
     A pixel is hard if its true class has a probability below `OHEM_THRESHOLD`. Where fewer than `OHEM_MIN_SHARE` of the
     labelled pixels are hard, the hardest pixels up to that share are kept. Each process selects its own pixels.
     Arguments as in `upsampled_loss`.
     """
-    return SegmentationLoss(True, fabric, weights)([logits], labels)[0]
+    return SegmentationLoss(True, fabric, weights, geometry)([logits], labels)[0]
 
 
 class SegmentationLoss:

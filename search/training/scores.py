@@ -20,6 +20,7 @@ from ...models.nets.outputs import get_logits
 from ...models.nets.resizing import upsample_logits
 from ...precisions import without_tf32
 from ..data.datasets import SegmentationDataset
+from ..data.labels import IGNORE
 from ..runtime.batches import CPU, load_single_images
 
 if TYPE_CHECKING:
@@ -146,6 +147,24 @@ def find_classes(
         classes = torch.where(values > best, indices + start, classes)
         best = torch.maximum(best, values)
     return classes
+
+
+def count_confusions(logits: Tensor, labels: Tensor, geometry: Geometry) -> Tensor:
+    """Return the confusion matrix of a batch, counts [C, C] with the truth in rows.
+
+    Images are counted one by one, as upsampled logits [N, C, H, W] would take much memory.
+    """
+    matrices = [
+        multiclass_confusion_matrix(
+            find_classes(logits[i : i + 1].float(), (labels.shape[1], labels.shape[2]), geometry),
+            labels[i : i + 1].long(),
+            logits.shape[1],
+            ignore_index=IGNORE,
+            validate_args=False,
+        )
+        for i in range(len(labels))
+    ]
+    return torch.stack(matrices).sum(0)
 
 
 def compute_scores(confusion: Tensor, classes: tuple[str, ...]) -> Scores:

@@ -33,7 +33,7 @@ class _Feature:
 def list_width_decisions(space: SpaceSettings) -> tuple[WidthDecision, ...]:
     """Return the decisions on widths; that on the head's, which every space has, is the last one."""
     decisions = []
-    if space.stem.widths:
+    if len(space.stem.widths) > 1:
         names = tuple("-".join(map(str, widths)) for widths in space.stem.widths)
         decisions.append(WidthDecision("stem", names))
     decisions += [
@@ -41,7 +41,7 @@ def list_width_decisions(space: SpaceSettings) -> tuple[WidthDecision, ...]:
         for index, widths in enumerate(space.widths)
         if len(widths) > 1
     ]
-    if space.fusion.widths:
+    if len(space.fusion.widths) > 1:
         decisions.append(WidthDecision("fusion", tuple(map(str, space.fusion.widths))))
     default = None if space.widths and len(space.heads) > 1 else space.default_head
     return (*decisions, WidthDecision("head", tuple(map(str, space.heads)), default))
@@ -68,7 +68,7 @@ class _Widths:
         if self._space.widths and index == len(self._space.stem.strides) - 1:
             return self.level(0)
         if self._space.stem.widths:
-            return Width(tuple(widths[index] for widths in self._space.stem.widths), self._index["stem"])
+            return Width(tuple(widths[index] for widths in self._space.stem.widths), self._index.get("stem"))
         return Width.fixed(self._space.stem.channels)
 
 

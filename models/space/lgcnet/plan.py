@@ -178,8 +178,8 @@ def list_slots(layout: NetworkTemplate, widths: Sequence[WidthDecision]) -> Iter
 
 
 def find_stride(plan: NetworkPlan) -> int:
-    """Return the ratio of the input size to the coarsest feature's size."""
-    coarsest = max(-(-plan.stem[0].height // cell.concat.height) for cell in plan.cells)
+    """Return the ratio of the input size to the coarsest feature's size, the fusion's included."""
+    coarsest = max(-(-plan.stem[0].height // cell.concat.height) for cell in plan.searched_cells)
     return 1 << (coarsest - 1).bit_length()
 
 

@@ -133,7 +133,7 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
         return self._build(cells, widths, {"sampled": "even", "seed": seed})
 
     def spread(self, count: int, seed: int) -> Iterator[LGCNetArchitecture]:
-        """Yield `count` random architectures, from light to heavy, with all head widths in turn."""
+        """Yield `count` random architectures, from light to heavy; see `sampling.draw_spread`."""
         from .sampling import draw_spread
 
         for index, (cells, widths) in enumerate(

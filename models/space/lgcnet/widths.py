@@ -16,12 +16,10 @@ class Width:
     Attributes:
         values: Channels of each choice; a single one if fixed.
         decision: Index of the decision among the space's width decisions; None if fixed.
-        parts: Number of concatenated tensors that have these channels together.
     """
 
     values: tuple[int, ...]
     decision: int | None = None
-    parts: int = 1
 
     @classmethod
     def fixed(cls, channels: int) -> Width:
@@ -30,7 +28,7 @@ class Width:
 
     def times(self, factor: int) -> Width:
         """Return the width of `factor` concatenated tensors."""
-        return Width(tuple(value * factor for value in self.values), self.decision, self.parts * factor)
+        return Width(tuple(value * factor for value in self.values), self.decision)
 
     def at(self, choices: Sequence[int]) -> int:
         """Return the channels for the choices of all width decisions, [W]."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lgc.models import SearchSpace
 from lgc.models.nets.cell import Cell
+from lgc.models.nets.layers import build_module
 from lgc.models.nets.network import Skeleton
 from lgc.models.space.operators import ZERO
 
@@ -15,7 +16,7 @@ class MixedNet(Skeleton):
     """DARTS (arXiv 1806.09055) over a space of lgc: [N, 3, H, W] -> logits [N, classes, h, w]."""
 
     def __init__(self, space: SearchSpace) -> None:
-        super().__init__(space)
+        super().__init__(space, space.plan, build_module)
         self.alpha = nn.Parameter(1e-3 * torch.randn(space.edges, len(space.operators)))
 
     def weights(self) -> list[nn.Parameter]:

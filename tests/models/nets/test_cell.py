@@ -5,6 +5,7 @@ import torch
 
 from lgc.models import SearchSpace
 from lgc.models.nets.cell import Cell, CellPath, FusionCell
+from lgc.models.nets.layers import build_module
 from lgc.models.nets.network import randomise_norms
 
 TINY = SearchSpace.load("tiny").with_input(32, 48)
@@ -25,7 +26,7 @@ def mixed_and_fixed_cell(plan, choices):
     """Return a cell with all candidates and one with `choices` only, with the same weights."""
     kind = FusionCell if plan.name == "fusion" else Cell
     torch.manual_seed(0)
-    mixed, fixed = kind(plan), kind(plan, choices)
+    mixed, fixed = (kind(plan, names, build_module) for names in (None, choices))
     randomise_norms(mixed, 0)
     left = fixed.load_state_dict(mixed.state_dict(), strict=False)
     assert left.missing_keys == []

@@ -58,7 +58,7 @@ def test_unsearchable_operator_lists_searchable_ones(content):
         ({"classes": 256}, "classes"),
         ({"channels": -4}, "channels"),
         ({"stem": {"channels": 4, "strides": [3]}}, "stem.strides.0"),
-        ({"head_widths": [8, 2]}, "head_widths: must be strictly increasing: (8, 2)"),
+        ({"head_widths": [8, 2]}, "head_widths: must be strictly increasing: [8, 2]"),
         ({"head_widths": [2, 2]}, "head_widths: must be strictly increasing"),
         ({"head_widths": [2, 4]}, "head_widths must not repeat head_channels, 4: (2, 4)"),
         ({"head_widths": [0, 2]}, "head_widths.0: Input should be greater than or equal to 1"),

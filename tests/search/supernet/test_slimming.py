@@ -93,17 +93,6 @@ def test_both_widths_of_a_convolution_are_slim(narrow_in: int, narrow_out: int):
     torch.testing.assert_close(slim(x), narrow(x), rtol=1e-4, atol=1e-5)
 
 
-def test_concatenated_nodes_keep_their_weights():
-    """Of two concatenated nodes, the first channels of each are read."""
-    template = OpTemplate("conv_1x1", Width((4, 6), 0).times(2), Width.fixed(5), 12, 16)
-    slim = randomise(build_slim(template, [1]))
-    slim.choose([0])
-    narrow = build_module(template.at([0])).train()
-    copy_first_channels(narrow, slim, [(6, 4), (6, 4)])
-    x = torch.randn(2, 8, 12, 16)
-    torch.testing.assert_close(slim(x), narrow(x), rtol=1e-4, atol=1e-5)
-
-
 def test_equal_widths_pass_the_input_through():
     template = OpTemplate("conv_1x1", Width((4, 8), 0), Width((4, 8), 1), 12, 16, optional=True)
     slim = build_slim(template, [1, 1])
