@@ -90,6 +90,17 @@ def test_trial_miou_decides_before_loss(point):
     assert faster.dominates(replace(scored, trial_mious=[]))  # of an earlier version: by loss
 
 
+def test_miou_of_one_stage_is_compared(point):
+    """A point without trials is compared by the supernet's mIoU, which is another scale than that of trials."""
+    tried = replace(point, trial_losses=[1.0], trial_mious=[40.0], supernet_miou=20.0, operators={"skip": 6})
+    untried = replace(point, trial_losses=[], trial_mious=[], supernet_miou=25.0)
+    assert untried.dominates(tried)
+    assert not tried.dominates(untried)
+    other_head = replace(untried, supernet_miou=26.0, head_channels=99)
+    assert other_head.dominates(untried)
+    assert not replace(untried, supernet_miou=26.0).dominates(untried)
+
+
 def test_trials_of_one_architecture_do_not_dominate(point):
     lucky, other = (replace(point, trial_losses=[1.0], trial_mious=[miou]) for miou in (32.0, 31.0))
     assert not lucky.dominates(other)

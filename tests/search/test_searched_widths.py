@@ -70,3 +70,22 @@ def test_result_trains(slim, scenes: Path, tmp_path):
     assert dataclasses.is_dataclass(trained)
     assert trained.weights.exists()
     assert result.architecture.parent == trained.weights.parent
+
+
+def test_supernet_is_no_start_of_a_training(slim, scenes, tmp_path):
+    search(slim, scenes, tmp_path / "run", CONFIG)
+    with pytest.raises(UsageError, match="has no weights of a single network: train with --init scratch"):
+        train(tmp_path / "run", scenes, TrainConfig(steps=4, batch=2, init="supernet"))
+
+
+def test_initial_weights_of_other_geometry_are_reported(scenes, tmp_path):
+    content = {**SLIM, "classes": 11}
+    for geometry in (1, 2):
+        space = LGCNetSpace.check({**content, "geometry": geometry}, "slim")
+        (tmp_path / str(geometry)).mkdir()
+        space.sample(0).save(tmp_path / str(geometry) / "architecture.json")
+    weights = train(tmp_path / "1", scenes, TrainConfig(steps=2, batch=2)).weights
+    lines: list[str] = []
+    train(tmp_path / "2", scenes, TrainConfig(steps=2, batch=2, init=str(weights)), log=lines.append)
+    (line,) = (line for line in lines if "geometry" in line)
+    assert "was trained in geometry 1, this network has geometry 2" in line

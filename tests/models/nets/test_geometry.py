@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from lgc.errors import MismatchError
 from lgc.models.geometry import Geometry, find_ratio, locate_features
-from lgc.models.nets.layers import ConvNormAct
+from lgc.models.nets.layers import ConvNormAct, build_module
 from lgc.models.nets.network import DenseOutput, LGCNet
 from lgc.models.nets.resizing import relocate_logits, upsample_logits, upsample_strided
 from lgc.models.onnx.export import simplify, to_onnx
 from lgc.models.space.lgcnet import LGCNetArchitecture, LGCNetSpace
 from lgc.models.space.lgcnet.plan import CellPlan, EdgePlan
 from lgc.models.space.operators import ZERO
+from lgc.models.space.opspec import OpSpec
 from lgc.models.space.protocol import PRESETS
 from lgc.profiler.inference.resampling import upsample
 from lgc.search.training.scores import find_classes
@@ -239,3 +240,22 @@ def test_half_pixel_rule_is_torch_default():
     expected = (torch.arange(96) * columns.scale + columns.offset).clamp(0, 23)
     torch.testing.assert_close(full, expected)
     assert rows == (1 / 8, 1 / 16 - 0.5)
+
+
+def test_upsampling_of_another_size_is_refused():
+    with pytest.raises(MismatchError, match="cannot upsample 2x2 by 8 to 64x64"):
+        upsample_strided(torch.zeros(1, 1, 2, 2), 8, (64, 64))
+
+
+def test_crops_fit_a_fusion_coarser_than_the_backbone():
+    content = {**LGCNetSpace.load("tiny").to_dict(), "input": (96, 128), "reductions": [], "cells": 1}
+    space = LGCNetSpace.from_dict({**content, "stem": {"strides": [2]}, "fusion": {"level": 5}}, "coarse")
+    assert space.stride == 32
+    assert not space.accepts_size((24, 24))
+    assert space.accepts_size((64, 65))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_pyramid_takes_a_single_image(training):
+    module = build_module(OpSpec("pool_pyramid", 16, 16, 8, 12)).train(training)
+    assert module(torch.rand(1, 16, 8, 12)).shape == (1, 16, 8, 12)

@@ -4,7 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgc.errors import FileFormatError, UnknownNameError
-from lgc.models import OPERATORS, PRESETS, OpSpec, SearchSpace
+from lgc.models import OPERATORS, PRESETS, OpSpec, SearchSpace, register_operator
+from lgc.models.recipe import Conv
+from lgc.models.space.operators import ZERO
+
+from ...operators import EXAMPLES
 
 
 @pytest.fixture
@@ -72,6 +76,54 @@ def test_unsearchable_operator_lists_searchable_ones(content):
 )
 def test_invalid_field_is_reported(content, change, problem):
     assert problem in parse_error({**content, **change})
+
+
+MODULE = next(name for name in EXAMPLES if name == "pooled_attention")
+SEARCHED = {"channels": None, "widths": [[4, 8], [8, 16]], "nodes": 1, "fusion": {"nodes": 1, "level": 2}}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"geometry": 3}, "geometry: Input should be 1 or 2"),
+        ({"widths": [[4, 8]]}, "widths needs 2 lists, one for each level of the backbone, got 1"),
+        ({"widths": [[8, 4], [8]]}, "widths.0: must be strictly increasing: [8, 4]"),
+        ({"channels": 8}, "channels and widths exclude each other: remove one"),
+        ({"widths": []}, "channels or widths is required"),
+        ({"channels": 8, "widths": [], "fusion": {"widths": [4, 8]}}, "fusion.widths needs widths"),
+        ({"stem": {"strides": [2, 2], "widths": [[4, 8]]}}, "stem.widths.0 has 2 numbers, needs 1"),
+        ({"stem": {"strides": [2, 2], "widths": [[4], [4]]}}, "stem.widths.1 is repeated: [4]"),
+        ({"stem": {"strides": [2], "widths": [[]]}}, "stem.widths needs at least two stem.strides"),
+        ({"nodes": 2}, "widths need nodes: 1 and fusion.nodes: 1"),
+        ({"context": [ZERO]}, "context: needs an operator besides zero"),
+        ({"reduction": "skip"}, "reduction: skip does not change the number of channels at stride 2"),
+        ({"reduction": ZERO}, "reduction: zero does not change the number of channels at stride 2"),
+        ({"head_operator": "classifier"}, "head_operator: classifier does not change the number of channels"),
+        ({"head_operator": "res_conv_3x3"}, "head_operator: res_conv_3x3 adds its input where widths are equal"),
+        ({"head_operator": "nosuch"}, "unknown operator 'nosuch'"),
+        ({"operators": ["skip", MODULE]}, f"{MODULE} is a torch module, whose widths cannot be searched"),
+        ({"geometry": 2, "fusion": {"nodes": 1, "level": 1}}, "set it to 2 or more, or give the stem fewer strides"),
+    ],
+    ids=str,
+)
+def test_invalid_width_or_geometry_is_reported(content, change, problem):
+    merged = {**content, **SEARCHED, **change}
+    if merged["channels"] is None:
+        del merged["channels"]
+    assert problem in parse_error(merged)
+
+
+def test_grouped_convolutions_have_no_searched_widths(content):
+    @register_operator("grouped_for_widths", searchable=True)
+    def _grouped(spec):
+        return (Conv(spec.c_in, spec.c_out, 3, spec.stride, groups=4),)
+
+    try:
+        merged = {**content, **SEARCHED, "operators": ["skip", "grouped_for_widths"]}
+        del merged["channels"]
+        assert "grouped_for_widths has a grouped convolution, whose widths cannot be searched" in parse_error(merged)
+    finally:
+        del OPERATORS["grouped_for_widths"]
 
 
 def test_missing_field_is_reported(content):
