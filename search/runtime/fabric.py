@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,7 +72,15 @@ def open_fabric(name: str = CPU, precision: str = "fp32", *, find_unused: bool =
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs every launch
     fabric = Fabric(**settings)
     fabric.launch()
+    if processes > 1 and device.is_cpu:
+        atexit.register(_leave_processes)
     return fabric
+
+
+def _leave_processes() -> None:
+    """Stop the threads of the connection to the other processes, which abort a process that ends while they run."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def place_network(network: nn.Module, fabric: Fabric) -> None:

@@ -50,3 +50,4 @@ for buffer in network.buffers():
 broadcast_buffers(network, fabric)
 states.append({name: float(value.flatten()[0]) for name, value in network.named_buffers()})
 torch.save(states, f"{sys.argv[1]}/rank{fabric.global_rank}.pt")
+del model, network, fabric  # before the process group, whose threads they would outlive
