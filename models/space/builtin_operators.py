@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 from ...errors import UsageError
 from ..recipe import (
@@ -30,7 +30,7 @@ def _square(spec: OpSpec) -> int:
     return spec.c_in
 
 
-def _separable(spec: OpSpec, dilation: int) -> tuple[Layer, ...]:
+def _separable(spec: OpSpec, dilation: int) -> tuple[Conv, ...]:
     return (
         Conv(spec.c_in, spec.c_in, 3, spec.stride, dilation, groups=spec.c_in),
         Conv(spec.c_in, spec.c_out, 1),
@@ -79,43 +79,39 @@ def _conv(spec: OpSpec) -> tuple[Layer, ...]:
     return (Conv(spec.c_in, spec.c_out, 3, spec.stride),)
 
 
-def _with_identity(spec: OpSpec, layers: Callable[[str], tuple[Layer, ...]], activation: str) -> tuple[Layer, ...]:
+def _with_identity(spec: OpSpec, activation: str, *layers: Conv) -> tuple[Layer, ...]:
     """Return the sum of the input and layers, or the layers alone where they change the shape.
 
     Args:
         spec: Shapes.
-        layers: Function from the activation of the last layer to the layers.
-        activation: Activation of the sum.
+        activation: Activation of the sum, or of the last layer without one.
+        layers: Convolutions, the last one linear.
     """
     if spec.stride > 1 or spec.c_in != spec.c_out:
-        return layers(activation)
-    return (Residual(layers("none"), activation),)
+        return (*layers[:-1], replace(layers[-1], activation=activation))
+    return (Residual(layers, activation),)
 
 
 @register_operator("res_conv_3x3", searchable=True)
 def _residual_conv(spec: OpSpec) -> tuple[Layer, ...]:
     """Residual block of two 3x3 convolutions (arXiv 1512.03385)."""
-
-    def layers(last: str) -> tuple[Layer, ...]:
-        return (
-            Conv(spec.c_in, spec.c_out, 3, spec.stride),
-            Conv(spec.c_out, spec.c_out, 3, activation=last),
-        )
-
-    return _with_identity(spec, layers, "relu")
+    return _with_identity(
+        spec,
+        "relu",
+        Conv(spec.c_in, spec.c_out, 3, spec.stride),
+        Conv(spec.c_out, spec.c_out, 3, activation="none"),
+    )
 
 
 def _residual_separable(spec: OpSpec, dilation: int) -> tuple[Layer, ...]:
     """Return a residual block of two separable 3x3 convolutions."""
-
-    def layers(last: str) -> tuple[Layer, ...]:
-        return (
-            *_separable(spec, dilation),
-            Conv(spec.c_out, spec.c_out, 3, 1, dilation, groups=spec.c_out),
-            Conv(spec.c_out, spec.c_out, 1, activation=last),
-        )
-
-    return _with_identity(spec, layers, "relu")
+    return _with_identity(
+        spec,
+        "relu",
+        *_separable(spec, dilation),
+        Conv(spec.c_out, spec.c_out, 3, 1, dilation, groups=spec.c_out),
+        Conv(spec.c_out, spec.c_out, 1, activation="none"),
+    )
 
 
 @register_operator("res_sep_conv_3x3", searchable=True)
@@ -136,15 +132,13 @@ def _residual_separable_d4(spec: OpSpec) -> tuple[Layer, ...]:
 def _inverted_residual(spec: OpSpec, expansion: int) -> tuple[Layer, ...]:
     """Return an inverted residual: 1x1 expansion, depthwise 3x3, linear 1x1 (arXiv 1801.04381)."""
     wide = expansion * spec.c_in
-
-    def layers(last: str) -> tuple[Layer, ...]:
-        return (
-            Conv(spec.c_in, wide, 1),
-            Conv(wide, wide, 3, spec.stride, groups=wide),
-            Conv(wide, spec.c_out, 1, activation=last),
-        )
-
-    return _with_identity(spec, layers, "none")
+    return _with_identity(
+        spec,
+        "none",
+        Conv(spec.c_in, wide, 1),
+        Conv(wide, wide, 3, spec.stride, groups=wide),
+        Conv(wide, spec.c_out, 1, activation="none"),
+    )
 
 
 @register_operator("inv_res_3x3_e2", searchable=True)
@@ -160,14 +154,12 @@ def _inverted_residual_e4(spec: OpSpec) -> tuple[Layer, ...]:
 @register_operator("fused_res_3x3_e2", searchable=True)
 def _fused_residual(spec: OpSpec) -> tuple[Layer, ...]:
     """Fused inverted residual: expanding 3x3, linear 1x1 convolution (arXiv 2104.00298)."""
-
-    def layers(last: str) -> tuple[Layer, ...]:
-        return (
-            Conv(spec.c_in, 2 * spec.c_in, 3, spec.stride),
-            Conv(2 * spec.c_in, spec.c_out, 1, activation=last),
-        )
-
-    return _with_identity(spec, layers, "none")
+    return _with_identity(
+        spec,
+        "none",
+        Conv(spec.c_in, 2 * spec.c_in, 3, spec.stride),
+        Conv(2 * spec.c_in, spec.c_out, 1, activation="none"),
+    )
 
 
 def _pooled_channels(channels: int) -> int:
@@ -179,16 +171,14 @@ def _pooled_channels(channels: int) -> int:
 def _pool_gate(spec: OpSpec) -> tuple[Layer, ...]:
     """Gate of each channel from the means of all; a 1x1 convolution before it at stride 2."""
     channels = _square(spec)
-    before = () if spec.stride == 1 else (Conv(channels, channels, 1, spec.stride),)
-    return (*before, SqueezeExcite(channels, _pooled_channels(channels)))
+    return (*_skip(spec), SqueezeExcite(channels, _pooled_channels(channels)))
 
 
 @register_operator("pool_pyramid", searchable=True)
 def _pool_pyramid(spec: OpSpec) -> tuple[Layer, ...]:
     """Light pyramid pooling; a 1x1 convolution before it at stride 2."""
     channels = _square(spec)
-    before = () if spec.stride == 1 else (Conv(channels, channels, 1, spec.stride),)
-    return (*before, PoolPyramid(channels, _pooled_channels(channels)))
+    return (*_skip(spec), PoolPyramid(channels, _pooled_channels(channels)))
 
 
 @register_operator("conv_1x1")

@@ -80,7 +80,7 @@ def finalize(
     architecture, refined = _refine(context, constraint, ranking.architectures.select(np.array([best])))
     own = LGCNetArchitecture.require(architecture)
     loss_before, loss_likeliest = float(np.mean(scorer.score_samples(config))), ranking.likeliest_loss
-    space, predictor = context.decisions.space, context.predictors[0]
+    predictor = context.predictors[0]
     interval, predicted_ms = predictor.interval(architecture), predictor.predict(architecture)
     target_fps = next(iter(rates), None)
     result = SearchResult(
@@ -104,10 +104,7 @@ def finalize(
         waiting_pct=trainer.waiting_pct,
         fastest_ms=predictor.range_ms[0],
         slowest_ms=predictor.range_ms[1],
-        operators=strategies.count_operators(
-            (name for decision in space.decisions[: space.edges] for name in decision.choices),
-            [name for _, names in own.iter_cells() for name in names],
-        ),
+        operators=_count_operators(own),
         head_channels=own.head_width,
         widths=own.widths,
         tried=ranking.num_compared,
@@ -126,6 +123,13 @@ def finalize(
         provenance = _describe_provenance(context, result)
         architecture.with_provenance(provenance).save(result.architecture)
     return result
+
+
+def _count_operators(architecture: LGCNetArchitecture) -> dict[str, int]:
+    """Return the number of edges of each operator of the space."""
+    space = architecture.space
+    known = (name for decision in space.decisions[: space.edges] for name in decision.choices)
+    return strategies.count_operators(known, [name for _, names in architecture.iter_cells() for name in names])
 
 
 def _refine(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from ...geometry import strided_length
 from ..operators import UPSAMPLE_STRIDED
+from ..protocol import Decision
 from ..settings import SpaceSettings
 from .plan import CellLayout, EdgeLayout, InputLayout, NetworkTemplate
-from .widths import OpTemplate, Width, WidthDecision
+from .widths import OpTemplate, Width
 
 CellTemplate = CellLayout[OpTemplate]
 CONTEXT_CELL = "context"
@@ -30,21 +32,21 @@ class _Feature:
         return cls(channels, height, width, level)
 
 
-def list_width_decisions(space: SpaceSettings) -> tuple[WidthDecision, ...]:
+def list_width_decisions(space: SpaceSettings) -> tuple[Decision, ...]:
     """Return the decisions on widths; that on the head's, which every space has, is the last one."""
     decisions = []
     if len(space.stem.widths) > 1:
         names = tuple("-".join(map(str, widths)) for widths in space.stem.widths)
-        decisions.append(WidthDecision("stem", names))
+        decisions.append(Decision("stem", names))
     decisions += [
-        WidthDecision(f"level{index}", tuple(map(str, widths)))
+        Decision(f"level{index}", tuple(map(str, widths)))
         for index, widths in enumerate(space.widths)
         if len(widths) > 1
     ]
     if len(space.fusion.widths) > 1:
-        decisions.append(WidthDecision("fusion", tuple(map(str, space.fusion.widths))))
+        decisions.append(Decision("fusion", tuple(map(str, space.fusion.widths))))
     default = None if space.widths and len(space.heads) > 1 else space.default_head
-    return (*decisions, WidthDecision("head", tuple(map(str, space.heads)), default))
+    return (*decisions, Decision("head", tuple(map(str, space.heads)), default))
 
 
 class _Widths:
@@ -119,10 +121,10 @@ def _backbone_cell(
     level = finest.level + reduces
     width = widths.level(level - features[0].level)
     output = _Feature.at_level(space, level, width.times(space.nodes))
-    project = _projection
+    project = partial(_projection, space)
     if reduces and space.reduction is not None:
-        project, finest = _reduction, output
-    inputs = tuple(InputLayout(source, project(space, features[source], width, finest.level)) for source in sources)
+        project, finest = partial(_convert, space.reduction), output
+    inputs = tuple(InputLayout(source, project(features[source], width, finest.level)) for source in sources)
     return _cell(f"cell{index}", space.operators, inputs, finest, output, width), output
 
 
@@ -164,16 +166,13 @@ def _projection(space: SpaceSettings, feature: _Feature, width: Width, level: in
 
     With searched widths, a feature that has the width already is passed through.
     """
-    stride = 2 ** (level - feature.level)
-    shape = (feature.channels, width, feature.height, feature.width, stride)
-    return OpTemplate("conv_1x1", *shape, optional=bool(space.widths))
+    return _convert("conv_1x1", feature, width, level, optional=bool(space.widths))
 
 
-def _reduction(space: SpaceSettings, feature: _Feature, width: Width, level: int) -> OpTemplate:
-    """Return the reduction operator from `feature` to a width and a coarser level."""
-    assert space.reduction is not None
+def _convert(operator: str, feature: _Feature, width: Width, level: int, *, optional: bool = False) -> OpTemplate:
+    """Return an operator from `feature` to a width and a level, which is no finer."""
     stride = 2 ** (level - feature.level)
-    return OpTemplate(space.reduction, feature.channels, width, feature.height, feature.width, stride)
+    return OpTemplate(operator, feature.channels, width, feature.height, feature.width, stride, optional)
 
 
 def _cell(

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from ..operators import ZERO
 from ..opspec import OpSpec
 from ..protocol import CORE, DENSE, Decision, Requirement, Slot
-from .widths import OpTemplate, WidthDecision
+from .widths import OpTemplate
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -147,7 +147,7 @@ def list_edge_decisions(layout: NetworkTemplate) -> Iterator[Decision]:
             yield Decision(f"{cell.name}/{edge_name(cell, edge)}", tuple(each.operator for each in edge.candidates))
 
 
-def list_slots(layout: NetworkTemplate, widths: Sequence[WidthDecision]) -> Iterator[Slot]:
+def list_slots(layout: NetworkTemplate, widths: Sequence[Decision]) -> Iterator[Slot]:
     """Yield every slot of a network in the order of computation."""
     edges = sum(len(cell.edges) for cell in layout.searched_cells)
 

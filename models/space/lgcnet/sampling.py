@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ..operators import ZERO
+from ..protocol import Decision
 from .plan import CellPlan
-from .widths import WidthDecision
 
 Cells = tuple[tuple[str, ...], ...]
 """Operator names of each edge, by cell."""
@@ -22,7 +22,7 @@ CONCENTRATION = 0.5
 """Dirichlet concentration of `draw_spread`: below 1, most networks prefer a few operators."""
 
 
-def draw_uniform(cells: Sequence[CellPlan], widths: Sequence[WidthDecision], seed: int) -> tuple[Cells, list[str]]:
+def draw_uniform(cells: Sequence[CellPlan], widths: Sequence[Decision], seed: int) -> tuple[Cells, list[str]]:
     """Return random valid operators, each equally likely on each edge, and widths; the default of those with one."""
     rng = np.random.default_rng(seed)
     names = _list_operators(cells)
@@ -32,7 +32,7 @@ def draw_uniform(cells: Sequence[CellPlan], widths: Sequence[WidthDecision], see
 
 
 def draw_spread(
-    cells: Sequence[CellPlan], widths: Sequence[WidthDecision], count: int, seed: int
+    cells: Sequence[CellPlan], widths: Sequence[Decision], count: int, seed: int
 ) -> Iterator[tuple[Cells, list[str]]]:
     """Yield `count` random networks, from light to heavy, as operators and widths.
 

@@ -23,7 +23,6 @@ from ..protocol import DEFAULT_KIND, Architecture, Decision, Requirement, Search
 from ..settings import SpaceSettings, validate
 from .layout import list_width_decisions, plan_network
 from .plan import CellPlan, NetworkPlan, NetworkTemplate, find_stride, list_edge_decisions, list_slots
-from .widths import WidthDecision
 
 
 @register_space(DEFAULT_KIND)
@@ -44,7 +43,7 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
         return plan_network(self)
 
     @cached_property
-    def widths_searched(self) -> tuple[WidthDecision, ...]:
+    def widths_searched(self) -> tuple[Decision, ...]:
         """Decisions on widths, W of them; that on the head's is the last one."""
         return list_width_decisions(self)
 
@@ -83,8 +82,7 @@ class LGCNetSpace(SpaceSettings, SearchSpace):
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
         """Operators of all edges, the fusion cell's last, then the widths, the head's last."""
-        widths = (Decision(each.name, each.choices, each.default) for each in self.widths_searched)
-        return (*list_edge_decisions(self.template), *widths)
+        return (*list_edge_decisions(self.template), *self.widths_searched)
 
     @cached_property
     def requirements(self) -> tuple[Requirement, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..opspec import OpSpec
+from ..protocol import Decision
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,6 @@ class Width:
     def at(self, choices: Sequence[int]) -> int:
         """Return the channels for the choices of all width decisions, [W]."""
         return self.values[0 if self.decision is None else choices[self.decision]]
-
-
-@dataclass(frozen=True)
-class WidthDecision:
-    """Decision on the width of a part of the network.
-
-    Attributes:
-        name: Part of the network, e.g. `level1`.
-        choices: Channels of each choice, as text.
-        default: Choice of a supernet without alternatives; None if the supernet has all choices.
-    """
-
-    name: str
-    choices: tuple[str, ...]
-    default: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +70,7 @@ class OpTemplate:
         both = (self.c_in.decision, self.c_out.decision)
         return tuple(dict.fromkeys(index for index in both if index is not None))
 
-    def list_specs(self, decisions: Sequence[WidthDecision]) -> tuple[OpSpec, ...]:
+    def list_specs(self, decisions: Sequence[Decision]) -> tuple[OpSpec, ...]:
         """Return the operator for every choice of its decisions, the last one's varying fastest."""
         choices = [0] * len(decisions)
         specs = []
