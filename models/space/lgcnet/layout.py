@@ -170,7 +170,7 @@ def _projection(space: SpaceSettings, feature: _Feature, width: Width, level: in
 
 
 def _convert(operator: str, feature: _Feature, width: Width, level: int, *, optional: bool = False) -> OpTemplate:
-    """Return an operator from `feature` to a width and a level, which is no finer."""
+    """Return an operator from `feature` to a width and an equal or coarser level."""
     stride = 2 ** (level - feature.level)
     return OpTemplate(operator, feature.channels, width, feature.height, feature.width, stride, optional)
 
