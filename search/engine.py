@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..device import CPU
-from ..errors import UsageError
 from ..lut.predictor import Predictor
 from ..models.space.lgcnet import LGCNetSpace
 from ..models.space.protocol import ARCHITECTURE_FILE, Space
 from .config import SearchConfig, SearchRunConfig
 from .constraint.constraint import CostConstraint
+from .constraint.exploration import draw_paths
 from .constraint.feasibility import (
     describe_inactive_targets,
     name_point_folder,
@@ -115,23 +115,12 @@ def search(
 
 
 def _choose_strategy(config: SearchRunConfig, tables: Sequence[Predictor], log: Log) -> SearchRunConfig:
-    """Return the settings with the strategy for the tables' space: random by default if it searches widths.
-
-    Raises:
-        UsageError: gradients are requested for such a space, whose widths they do not choose.
-    """
+    """Return the settings with the strategy for the tables' space: random by default if it searches widths."""
     space = LGCNetSpace.require(require_common_space(tables, config))
-    if not space.searches_widths:
+    if not space.searches_widths or "strategy" in config.model_fields_set:
         return config
-    if "strategy" not in config.model_fields_set:
-        log(f"strategy: random, since space {space.name} searches widths (--strategy evolution is the other one)")
-        return config.model_copy(update={"strategy": "random"})
-    if config.strategy == "gradient":
-        raise UsageError(
-            f"space {space.name} searches widths, which the strategy gradient does not choose: use --strategy "
-            "random or evolution"
-        )
-    return config
+    log(f"strategy: random, since space {space.name} searches widths (others: --strategy gradient, evolution)")
+    return config.model_copy(update={"strategy": "random"})
 
 
 def _open_context(
@@ -224,7 +213,7 @@ def default_search_steps(data: Path, space: Space, batch: int) -> int:
 def _search_single(context: SearchContext, run: RunFolder) -> SearchResult:
     """Search for one result, in the run folder itself."""
     config = context.config
-    trainer = _build_trainer(context, config.targets_ms[0] if config.targets_ms else None)
+    trainer = _build_trainer(context, config.targets_ms[:1])
     restore_checkpoint(trainer, run.checkpoint)
     trainer.train_until(config.steps, context.halves, run, context.progress.make_callback(0))
     context.progress.set_finished(config.steps)
@@ -235,7 +224,7 @@ def _search_front(context: SearchContext, run: RunFolder) -> FrontResult:
     """Search for one result per point, after a shared warm-up."""
     config, progress = context.config, context.progress
     warm_up, points = config.warm_up_steps, config.targets_ms
-    trainer = _build_trainer(context, points[0])
+    trainer = _build_trainer(context, points)
     restore_checkpoint(trainer, run.checkpoint)
     trainer.train_until(warm_up, context.halves, run, progress.make_callback(0))
     shared, seconds, results = trainer.snapshot(), trainer.seconds, list[SearchResult]()
@@ -244,8 +233,8 @@ def _search_front(context: SearchContext, run: RunFolder) -> FrontResult:
         point_run = RunFolder(context.out / name_point_folder(point), SEARCH_STAGE, settings, active=run.active)
         result = context.fabric.broadcast(point_run.read_result(SearchResult) if point_run.active else None)
         if result is None:
-            trainer = _build_trainer(context, point)
-            trainer.restore(shared)
+            trainer = _build_trainer(context, [point])
+            trainer.continue_warm_up(shared)
             restore_checkpoint(trainer, point_run.checkpoint)
             offset = index * progress.steps_per_point
             trainer.train_until(config.steps, context.halves, point_run, progress.make_callback(offset))
@@ -266,7 +255,12 @@ def _relocate(out: Path, result: SearchResult | FrontResult, config: SearchConfi
     return replace(result, front=tuple(replace(row, architecture=folder / ARCHITECTURE_FILE) for row, folder in rows))
 
 
-def _build_trainer(context: SearchContext, point: Sequence[float] | None) -> SupernetTrainer:
-    """Return a new trainer whose loss has the latency term of a point of targets."""
-    constraint = CostConstraint.from_predictors(context.decisions, context.predictors, point, context.config.quantile)
-    return SupernetTrainer(context.decisions, context.config, context.fabric, constraint, context.class_weights)
+def _build_trainer(context: SearchContext, points: Sequence[Sequence[float]]) -> SupernetTrainer:
+    """Return a new trainer whose loss has the latency term of the first point of targets, and that explores all."""
+    decisions, config = context.decisions, context.config
+    targets: Sequence[Sequence[float] | None] = points or [None]
+    constraints = [
+        CostConstraint.from_predictors(decisions, context.predictors, point, config.quantile) for point in targets
+    ]
+    paths = draw_paths(constraints, config.seed)
+    return SupernetTrainer(decisions, config, context.fabric, constraints[0], context.class_weights, paths)

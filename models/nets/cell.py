@@ -37,34 +37,53 @@ class Edge(nn.Module, Generic[Op]):
         self.names = tuple(each.operator for each in candidates)
         self.ops = nn.ModuleDict({each.operator: build(each) for each in candidates if each.operator != ZERO})
 
-    def forward(self, x: Tensor, index: int = 0, gate: Tensor | None = None) -> Tensor | None:
-        """Apply a candidate operator; return None for `zero`.
+    def forward(self, x: Tensor, path: EdgePath | None = None) -> Tensor | None:
+        """Apply the chosen candidate, by default the first one; return None for `zero`.
 
-        Args:
-            x: Input, [N, C, H, W].
-            index: Index of the candidate.
-            gate: Scalar of value 1 that multiplies the output, so that its gradient reaches the architecture
-                parameters (straight-through estimator); None without architecture gradients.
+        A rival adds nothing to the output, but a gradient to its gate.
         """
+        if path is None:
+            return self._compute(x, 0)
+        out = self._compute(x, path.choice)
+        if path.gate is None:
+            return out
+        out = None if out is None else out * path.gate.to(out.dtype)
+        if path.rival is None or path.rival_gate is None:
+            return out
+        with torch.no_grad():
+            other = self._compute(x, path.rival)
+        if other is None:
+            return out
+        other = other * path.rival_gate.to(other.dtype)
+        return other if out is None else out + other
+
+    def _compute(self, x: Tensor, index: int) -> Tensor | None:
         name = self.names[index]
         if name == ZERO:
             return None
         out: Tensor = self.ops[name](x)
-        return out if gate is None else out * gate.to(out.dtype)
+        return out
 
 
 @dataclass(frozen=True)
-class CellPath:
-    """Chosen candidate of every edge of a supernet's cell.
+class EdgePath:
+    """Chosen candidate of an edge of a supernet, and its gradient to the architecture parameters (straight-through).
 
     Attributes:
-        choices: Index of the candidate of each edge.
-        gates: Scalars of value 1 that carry the gradients of the choices, [edges]; None without architecture
-            gradients.
+        choice: Index of the candidate.
+        gate: Scalar of value 1 that multiplies its output; None without architecture gradients.
+        rival: Index of a second candidate; None without.
+        rival_gate: Scalar of value 0 that multiplies the rival's output.
     """
 
-    choices: Sequence[int]
-    gates: Tensor | None = None
+    choice: int
+    gate: Tensor | None = None
+    rival: int | None = None
+    rival_gate: Tensor | None = None
+
+
+CellPath = Sequence[EdgePath]
+"""Path through a cell: one entry an edge."""
 
 
 class Cell(nn.Module, Generic[Op]):
@@ -113,10 +132,7 @@ class Cell(nn.Module, Generic[Op]):
         total: Tensor | None = None
         for index in self.plan.edges_into(node):
             source = states[self.plan.edges[index].source]
-            if path is None:
-                out = self.edges[index](source)
-            else:
-                out = self.edges[index](source, path.choices[index], None if path.gates is None else path.gates[index])
+            out = self.edges[index](source, None if path is None else path[index])
             if out is not None:
                 total = out if total is None else total + out
         if total is not None:

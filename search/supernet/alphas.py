@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError
+from ...models.space.cost import Array
 from ..decisions import Indices
 from .blocks import BlockDecisions
 from .communication import GraphCommunication, LinearCommunication
@@ -26,10 +28,15 @@ class SampledPath:
     Attributes:
         choices: operator of each searched decision, [S].
         gates: values of 1 with the gradient of the choice, [S]; None without gradients.
+        rivals: a second choice of each decision, [S], -1 without one; None without gradients. A width's rival is the
+            narrower of the two.
+        rival_gates: values of 0 with the gradient of the rival, [S].
     """
 
     choices: Indices
     gates: Tensor | None = None
+    rivals: Indices | None = None
+    rival_gates: Tensor | None = None
 
 
 class ArchitectureParameters(nn.Module):
@@ -90,20 +97,52 @@ class ArchitectureParameters(nn.Module):
         """Return the probability of every choice at every searched decision, [S, C]."""
         return torch.softmax(self.logits(), dim=-1)
 
-    def sample_path(self, temperature: float, generator: torch.Generator, explore: float = 0.0) -> SampledPath:
+    def add_log_frequencies(self, choices: Indices) -> None:
+        """Add to the parameters the log-frequency of each choice in some architectures, [N, S], smoothed by one count.
+
+        The mean of a decision's parameters stays the same, which no probability depends on.
+        """
+        start = 0
+        with torch.no_grad():
+            for rows in self.alpha:
+                for row in rows:
+                    counts = np.bincount(choices[:, start], minlength=len(row)) + 1.0
+                    logs = torch.from_numpy(np.log(counts)).to(row)
+                    row += logs - logs.mean()
+                    start += 1
+
+    def sample_path(self, temperature: float, generator: torch.Generator) -> SampledPath:
         """Sample a valid path: dead endpoints get the live operator of highest log-probability plus noise.
+
+        With gradients, a contested decision (see `BlockDecisions`) gets a rival too: the next choice by the noisy
+        log-probabilities, so the two are a sample without replacement. ProxylessNAS (arXiv 1812.00332) does so for
+        operators.
 
         Args:
             temperature: temperature of the straight-through gradient.
             generator: source of the noise.
-            explore: share of the uniform distribution in the sampled one.
         """
-        noisy = add_gumbel_noise(self.logits(), generator, explore)
+        noisy = add_gumbel_noise(self.logits(), generator)
         values = noisy.detach().double().numpy()
         choices = self.decisions.repair_searched(values.argmax(axis=1)[None], values)[0]
         if not torch.is_grad_enabled():
             return SampledPath(choices)
-        return SampledPath(choices, straight_through_gates(noisy, torch.from_numpy(choices), temperature))
+        choices, rivals = self._pair_with_rivals(choices, values)
+        chosen, others = torch.from_numpy(choices), torch.from_numpy(np.maximum(rivals, 0))
+        return SampledPath(
+            choices,
+            straight_through_gates(noisy, chosen, temperature),
+            rivals,
+            straight_through_gates(noisy, others, temperature, 0.0),
+        )
+
+    def _pair_with_rivals(self, choices: Indices, values: Array) -> tuple[Indices, Indices]:
+        """Return choices [S] and their rivals [S] for noisy log-probabilities [S, C]; the wider width is chosen."""
+        others = values.copy()
+        np.put_along_axis(others, choices[:, None], -np.inf, axis=1)
+        rivals = np.where(self.decisions.contested, others.argmax(axis=1), -1)
+        narrower = self.decisions.are_widths & (rivals > choices)
+        return np.where(narrower, rivals, choices), np.where(narrower, choices, rivals)
 
     def entropies(self) -> list[float]:
         """Return the mean entropy of each block's decisions, in nats."""

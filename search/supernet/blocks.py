@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from ...models.space.lgcnet.layout import CONTEXT_CELL
 from ...models.space.lgcnet.plan import CellPlan, edge_name
 from ...models.space.operators import ZERO, get_recipe
 from ...models.space.protocol import SearchSpace
-from ..decisions import Decisions, Indices
+from ..decisions import Decisions, Indices, Mask
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class BlockDecisions(Decisions):
         blocks: blocks in the order of their decisions.
         block_sizes: number of decisions of each block.
         num_cells: number of blocks of backbone cells, the first ones; the fusion cell and searched widths follow.
+        are_widths: True for searched widths, [S].
+        contested: True for decisions that need a rival for a gradient, [S]: widths, and edges that are their node's
+            only one, where the next normalisation cancels the scale of the output.
         space: search space.
 
     Raises:
@@ -79,6 +83,8 @@ class BlockDecisions(Decisions):
         blocks += [DecisionBlock(each.name, (), ("width",), each.choices) for each in widths if each.default is None]
         self.blocks: tuple[DecisionBlock, ...] = tuple(blocks)
         self.block_sizes = [len(block.names) for block in blocks]
+        self.are_widths: Mask = np.repeat([not block.cells for block in blocks], self.block_sizes)
+        self.contested: Mask = np.concatenate([_find_contested(block, plan.searched_cells) for block in blocks])
         edges = sum(len(block.names) for block in blocks if block.cells)
         assignment = [*self._assign_edges(plan.searched_cells), *range(edges, edges + len(widths))]
         super().__init__(own, assignment, fixed.tolist())
@@ -92,6 +98,14 @@ class BlockDecisions(Decisions):
             for index, cell in enumerate(cells)
             for edge in range(len(cell.edges))
         ]
+
+
+def _find_contested(block: DecisionBlock, cells: Sequence[CellPlan]) -> Mask:
+    """Return the contested decisions of a block."""
+    if not block.cells:
+        return np.ones(len(block.names), bool)
+    plan = cells[block.cells[0]]
+    return np.array([len(plan.edges_into(edge.node)) == 1 for edge in plan.edges])
 
 
 def _find_kind(cell: CellPlan) -> tuple[str, tuple[str, ...]]:

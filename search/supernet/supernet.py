@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...models.nets.cell import CellPath
+from ...models.nets.cell import CellPath, EdgePath
 from ...models.nets.layers import build_module
 from ...models.nets.network import Skeleton
 from .alphas import SampledPath
 from .blocks import BlockDecisions
-from .slimming import SlimOperator, build_slim
+from .slimming import SlimOperator, WidthRival, build_slim
 
 
 class Supernet(Skeleton):
@@ -31,7 +31,7 @@ class Supernet(Skeleton):
         else:
             super().__init__(space, space.plan, build_module)
         self.decisions = decisions
-        self._widths = space.widest
+        self._widths, self._has_rivals = space.widest, False
 
     def forward(self, x: Tensor, sample: SampledPath) -> Tensor:
         """Return logits of a path, [N, classes, h, w], for images [N, 3, H, W]."""
@@ -39,29 +39,50 @@ class Supernet(Skeleton):
         return self.compute(x, self.split_path(sample))
 
     def _choose_widths(self, sample: SampledPath) -> None:
-        """Select the path's widths in every operator."""
+        """Select the path's widths in every operator, and the narrower ones of a step on the architecture."""
         widths = tuple(self.decisions.expand(sample.choices[None])[0, self.space.edges :].tolist())
-        if widths != self._widths:
-            self._widths = widths
+        rivals = self._find_width_rivals(sample)
+        if widths != self._widths or rivals or self._has_rivals:
+            self._widths, self._has_rivals = widths, bool(rivals)
             for module in self.modules():
                 if isinstance(module, SlimOperator):
-                    module.choose(widths)
+                    module.choose(widths, rivals)
+
+    def _find_width_rivals(self, sample: SampledPath) -> dict[int, WidthRival]:
+        """Return the narrower choice of each searched width, by the index of its decision."""
+        if sample.gates is None or sample.rivals is None or not self.decisions.are_widths.any():
+            return {}
+        gates = self._send([sample.gates, sample.rival_gates])
+        own = self.decisions.assignment[self.space.edges :].tolist()
+        return {
+            width: WidthRival(int(sample.rivals[index]), gates[0, index], gates[1, index])
+            for width, index in enumerate(own)
+            if index < len(sample.rivals) and sample.rivals[index] >= 0
+        }
+
+    def _send(self, gates: Sequence[Tensor | None]) -> Tensor:
+        """Return gates [S] of choices and of rivals on the device of the weights, [2, S]."""
+        return torch.stack([row for row in gates if row is not None]).to(next(self.parameters()).device)
 
     def split_path(self, sample: SampledPath) -> Sequence[CellPath]:
         """Return the path through each cell; the fusion cell is the last."""
-        decisions = self.decisions
-        choices = decisions.expand(sample.choices[None])[0].tolist()
-        gates = None
-        if sample.gates is not None:
-            # Edges of a fixed fusion have decision -1: they get the constant appended at the end.
-            padded = torch.cat([sample.gates, sample.gates.new_ones(1)])
-            gates = padded[torch.from_numpy(decisions.assignment[: self.space.edges])]
-            gates = gates.to(next(self.parameters()).device)
-        paths, start = [], 0
-        for cell in self.space.plan.searched_cells:
-            end = start + len(cell.edges)
-            paths.append(CellPath(choices[start:end], None if gates is None else gates[start:end]))
-            start = end
+        choices = self.decisions.expand(sample.choices[None])[0].tolist()
+        edges = iter(self._list_edges(choices[: self.space.edges], sample))
+        return [[next(edges) for _ in cell.edges] for cell in self.space.plan.searched_cells]
+
+    def _list_edges(self, choices: Sequence[int], sample: SampledPath) -> list[EdgePath]:
+        """Return the path through each edge, for the choices of all edges."""
+        if sample.gates is None or sample.rivals is None:
+            return [EdgePath(choice) for choice in choices]
+        gates = self._send([sample.gates, sample.rival_gates])
+        rivals, one, paths = sample.rivals.tolist(), gates.new_ones(()), []
+        for choice, index in zip(choices, self.decisions.assignment.tolist(), strict=False):
+            if index < 0:  # of a fixed fusion
+                paths.append(EdgePath(choice, one))
+            elif rivals[index] < 0:
+                paths.append(EdgePath(choice, gates[0, index]))
+            else:
+                paths.append(EdgePath(choice, gates[0, index], rivals[index], gates[1, index]))
         return paths
 
 

@@ -17,8 +17,10 @@ from ...models.nets.network import get_geometry
 from ...models.random_state import seed_generators
 from ..config import SearchConfig
 from ..constraint.constraint import CostConstraint
+from ..constraint.exploration import draw_paths
 from ..constraint.objectives import make_objective
 from ..data.datasets import SegmentationDataset
+from ..decisions import Indices
 from ..runtime.batches import Batch, load_batches
 from ..runtime.checkpoint import Checkpoint
 from ..runtime.data_wait import advise_loading
@@ -112,6 +114,7 @@ class SupernetTrainer:
         fabric: device, precision and processes.
         constraint: costs for the loss.
         class_weights: weights of the classes in the loss, [C]; None for equal weights.
+        paths: random paths, [P, S], that train the weights; by default those near the constraint, see `exploration`.
 
     Attributes:
         step: number of finished steps.
@@ -128,11 +131,15 @@ class SupernetTrainer:
         fabric: Fabric,
         constraint: CostConstraint,
         class_weights: Tensor | None = None,
+        paths: Indices | None = None,
     ) -> None:
         self.config, self.fabric, self.constraint = config, fabric, constraint
+        self._paths = draw_paths([constraint], config.seed) if paths is None else paths
         with seed_generators(config.seed):
             self.net = Supernet(decisions)
             self.alphas = ArchitectureParameters(decisions, config.active_communication, config.gamma, config.embedding)
+        # A search by gradients starts near its target; the average of a space may be several times that.
+        self.alphas.add_log_frequencies(self._paths)
         synchronise_norms(self.net, fabric)
         place_network(self.net, fabric)
         self._weights = WeightOptimiser(self.net, config, config.steps, fabric)
@@ -189,8 +196,8 @@ class SupernetTrainer:
         progress = (step - config.warm_up_steps) / max(config.steps - config.warm_up_steps, 1)
         temperature = anneal_temperature(progress, config.temperature, config.temperature_end)
         with torch.no_grad():
-            explore = 1.0 if arch_batch is None else config.explore
-            sample = self.alphas.sample_path(temperature, self._noise, explore)
+            explores = arch_batch is None or float(torch.rand((), generator=self._noise)) < config.explore
+            sample = self._draw_path() if explores else self.alphas.sample_path(temperature, self._noise)
         record = self._update_weights(sample, weight_batch)
         if arch_batch is not None:
             record |= self._update_architecture(arch_batch, temperature)
@@ -199,6 +206,10 @@ class SupernetTrainer:
             record |= self._evaluate(sample, weight_batch if arch_batch is None else arch_batch)
         self.step += 1
         return record
+
+    def _draw_path(self) -> SampledPath:
+        """Return one of the random paths."""
+        return SampledPath(self._paths[int(torch.randint(len(self._paths), (), generator=self._noise))])
 
     def _update_weights(self, sample: SampledPath, batch: Batch) -> SupernetRecord:
         loss = self.compute_loss(sample, batch)
@@ -296,6 +307,10 @@ class SupernetTrainer:
             "multiplier": self.objective.multiplier,
             "noise": self._noise.get_state(),
         }
+
+    def continue_warm_up(self, state: SupernetState) -> None:
+        """Load the snapshot of a warm-up for other targets, without its architecture parameters."""
+        self.restore({**state, "alphas": self.alphas.state_dict()})
 
     def restore(self, state: SupernetState) -> None:
         """Load a snapshot, which stays unchanged: all points of a front start from the same one."""

@@ -11,12 +11,15 @@ from lgc.errors import OutputError, UsageError
 from lgc.lut import Predictor
 from lgc.models import Architecture
 from lgc.search import engine
+from lgc.search.constraint.constraint import CostConstraint
+from lgc.search.constraint.exploration import draw_paths
 from lgc.search.engine import search
 from lgc.search.selection.finalize import finalize
 from lgc.search.selection.strategies import PASSES_PER_STEP, count_halving_passes
 from lgc.search.supernet.alphas import ArchitectureParameters
-from lgc.search.supernet.blocks import make_fixed_fusion
+from lgc.search.supernet.blocks import BlockDecisions, make_fixed_fusion
 from lgc.search.supernet.supernet import Supernet
+from lgc.search.supernet.supernet_trainer import SupernetTrainer
 
 from .runs import change, find_target, load_checkpoint, read_log, require_equal_tensors
 
@@ -78,7 +81,9 @@ def test_gamma_weights_the_communication(street, scenes, short, tmp_path):
     assert entropies[0][1] != entropies[1][1]
 
 
-def test_without_latency_term_only_projection_uses_target(street, scenes, short, tmp_path):
+def test_without_latency_term_only_projection_uses_target(street, scenes, short, tmp_path, monkeypatch):
+    anywhere = CostConstraint.from_predictors(BlockDecisions(street.space), [street])
+    monkeypatch.setattr(engine, "draw_paths", lambda constraints, seed: draw_paths([anywhere], seed))
     targets = ((find_target(street, 0.3),),)
     for name, term in (("with", True), ("without", False)):
         result = search(street, scenes, tmp_path / name, change(short, targets_ms=targets, latency_term=term))
@@ -100,8 +105,9 @@ def test_other_strategies_have_an_equal_budget(street, scenes, short, tmp_path, 
     log = read_log(tmp_path / "run")
     assert not any("arch_loss" in record for record in log)
     assert len(log) == short.steps  # as many as in a search by gradients
-    state = load_checkpoint(tmp_path / "run")["alphas"]
-    assert max(state["alpha.0"].abs().max(), state["alpha.2"].abs().max()) < 0.01  # as initialised
+    search(street, scenes, tmp_path / "shorter", change(settings, steps=3))
+    states = [load_checkpoint(tmp_path / name)["alphas"] for name in ("run", "shorter")]
+    require_equal_tensors(*states)  # as initialised
     budget = PASSES_PER_STEP * 4 + count_halving_passes(short.finalists, 2)
     assert budget // 2 < result.passes <= budget
     assert result.strategy == strategy
@@ -139,16 +145,36 @@ def test_gradient_search_halves_its_finalists(street, scenes, short, tmp_path):
     assert (single.tried, single.passes) == (1, PASSES_PER_STEP * 4 + 2)
 
 
-def test_exploration_and_warm_up_follow_settings(street, scenes, short, tmp_path, monkeypatch):
-    samples, real = [], ArchitectureParameters.sample_path
+@pytest.mark.parametrize("explore", [0.0, 0.999])
+def test_exploration_and_warm_up_follow_settings(street, scenes, short, tmp_path, monkeypatch, explore):
+    paths = []
 
-    def sample_path(self, temperature, generator, explore=0.0):
-        samples.append((torch.is_grad_enabled(), explore))
-        return real(self, temperature, generator, explore)
+    def record(kind, name):
+        real = getattr(kind, name)
 
-    monkeypatch.setattr(ArchitectureParameters, "sample_path", sample_path)
-    search(street, scenes, tmp_path / "run", change(short, warm_up=0.5, explore=0.35))
-    assert samples[:9] == [(False, 1.0)] * 3 + [(False, 0.35), (True, 0.0)] * 3
+        def call(self, *arguments):
+            paths.append((torch.is_grad_enabled(), name))
+            return real(self, *arguments)
+
+        monkeypatch.setattr(kind, name, call)
+
+    record(ArchitectureParameters, "sample_path")
+    record(SupernetTrainer, "_draw_path")
+    search(street, scenes, tmp_path / "run", change(short, warm_up=0.5, explore=explore))
+    later = [(False, "_draw_path" if explore > 0 else "sample_path"), (True, "sample_path")] * 3
+    assert paths[:9] == [(False, "_draw_path")] * 3 + later
+
+
+def test_front_explores_near_all_targets(street, scenes, front, tmp_path, monkeypatch):
+    drawn = []
+
+    def record(constraints, seed):
+        drawn.append([tuple(constraint.targets) for constraint in constraints])
+        return draw_paths(constraints, seed)
+
+    monkeypatch.setattr(engine, "draw_paths", record)
+    search(street, scenes, tmp_path / "run", front)
+    assert drawn == [[*front.targets_ms], *([point] for point in front.targets_ms)]
 
 
 def test_supernet_is_trained_on_crops(street, scenes, short, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lgc.models import SearchSpace
-from lgc.models.nets.cell import Cell, CellPath, FusionCell
+from lgc.models.nets.cell import Cell, EdgePath, FusionCell
 from lgc.models.nets.layers import build_module
 from lgc.models.nets.network import randomise_norms
 
@@ -33,8 +33,9 @@ def mixed_and_fixed_cell(plan, choices):
     return mixed, fixed
 
 
-def make_path(choices):
-    return CellPath([TINY.operators.index(name) for name in choices], torch.ones(len(choices)))
+def make_path(choices, gates=None):
+    gates = torch.ones(len(choices)) if gates is None else gates
+    return [EdgePath(TINY.operators.index(name), gate) for name, gate in zip(choices, gates, strict=True)]
 
 
 def random_choices(plan, count):
@@ -77,10 +78,9 @@ def test_node_without_live_edges_is_zero(plan):
 def test_gates_receive_gradients_of_live_edges():
     choices = ["sep_conv_3x3", "zero", "skip", "max_pool_3x3", "conv_3x3"]
     mixed, _ = mixed_and_fixed_cell(PLANS[0], choices)
-    path = make_path(choices)
-    path.gates.requires_grad_()
-    mixed(make_features(PLANS[0], 1), path).square().sum().backward()
-    assert [bool(reached) for reached in path.gates.grad != 0] == [True, False, True, True, True]
+    gates = torch.ones(len(choices), requires_grad=True)
+    mixed(make_features(PLANS[0], 1), make_path(choices, gates)).square().sum().backward()
+    assert [bool(reached) for reached in gates.grad != 0] == [True, False, True, True, True]
 
 
 def test_gate_gradient_matches_finite_difference():
@@ -88,16 +88,32 @@ def test_gate_gradient_matches_finite_difference():
     mixed, _ = mixed_and_fixed_cell(PLANS[0], choices)
     mixed.double().eval()
     features = [feature.double() for feature in make_features(PLANS[0], 1)]
-    path = make_path(choices)
-    gates = path.gates.double().requires_grad_()
-    mixed(features, CellPath(path.choices, gates)).square().mean().backward()
+    gates = torch.ones(len(choices), dtype=torch.double, requires_grad=True)
+    mixed(features, make_path(choices, gates)).square().mean().backward()
     for edge in range(len(choices)):
         step, around = 1e-6, []
         for sign in (1, -1):
             moved = gates.detach().clone()
             moved[edge] += sign * step
-            around.append(mixed(features, CellPath(path.choices, moved)).square().mean().item())
+            around.append(mixed(features, make_path(choices, moved)).square().mean().item())
         assert gates.grad[edge].item() == pytest.approx((around[0] - around[1]) / (2 * step), rel=1e-4)
+
+
+@pytest.mark.parametrize(("choice", "rival"), [("conv_3x3", "skip"), ("skip", "conv_3x3"), ("zero", "conv_3x3")])
+def test_rival_adds_only_a_gradient(choice, rival):
+    mixed, _ = mixed_and_fixed_cell(PLANS[0], ["sep_conv_3x3"] * 5)
+    plan, edge = PLANS[0], mixed.edges[0].double().eval()
+    features = torch.randn(2, plan.add.c_out, *plan.add.fine, dtype=torch.double)
+    chosen, other = (edge(features, EdgePath(TINY.operators.index(name))) for name in (choice, rival))
+    gate = torch.zeros((), dtype=torch.double, requires_grad=True)
+    one = torch.ones((), dtype=torch.double)
+    path = EdgePath(TINY.operators.index(choice), one, TINY.operators.index(rival), gate)
+    out = edge(features, path)
+    assert torch.equal(out, torch.zeros_like(other) if chosen is None else chosen)
+    weights = torch.randn_like(out)
+    (out * weights).sum().backward()
+    assert gate.grad.item() == pytest.approx((weights * other).sum().item())
+    assert all(weight.grad is None for weight in edge.ops["conv_3x3"].parameters() if choice != "conv_3x3")
 
 
 def test_state_dict_keys_carry_operator_names():

@@ -18,14 +18,18 @@ from lgc.tools.search import main
 folder = sys.argv.pop(1)
 parts: list[dict[str, object]] = []
 choices: list[torch.Tensor] = []
-sample_path, train_until = ArchitectureParameters.sample_path, SupernetTrainer.train_until
-sample_likely = strategies.sample_likely
+train_until, sample_likely = SupernetTrainer.train_until, strategies.sample_likely
 
 
-def record_sample(self, *arguments, **options):
-    sample = sample_path(self, *arguments, **options)
-    choices.append(torch.from_numpy(sample.choices))
-    return sample
+def record_samples(kind, name):
+    real = getattr(kind, name)
+
+    def call(self, *arguments):
+        sample = real(self, *arguments)
+        choices.append(torch.from_numpy(sample.choices))
+        return sample
+
+    setattr(kind, name, call)
 
 
 def record_training(self, *arguments, **options):
@@ -40,6 +44,7 @@ def sample_few(log_p, latency, samples, finalists, seed):
 
 
 strategies.sample_likely = sample_few
-ArchitectureParameters.sample_path = record_sample
+record_samples(ArchitectureParameters, "sample_path")
+record_samples(SupernetTrainer, "_draw_path")
 SupernetTrainer.train_until = record_training
 main()

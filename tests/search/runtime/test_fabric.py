@@ -100,8 +100,10 @@ def test_two_process_search_equals_single_process(street, scenes, tmp_path):
         assert torch.equal(a["choices"], c["choices"])
         for part in ("alphas", "net"):
             require_equal_tensors(a[part], b[part])
-        for name, value in a["alphas"].items():
-            torch.testing.assert_close(value, c["alphas"][name], rtol=0, atol=1e-4)
+        # Gradients, not parameters: Adam makes a whole step of the rounding error in a gradient near 0.
+        for moments, other in zip(a["arch"]["state"].values(), c["arch"]["state"].values(), strict=True):
+            mean, expected = moments["exp_avg"], other["exp_avg"]
+            torch.testing.assert_close(mean, expected, rtol=0, atol=0.01 * float(expected.abs().max()))
     assert not torch.equal(first[0]["alphas"]["alpha.0"], first[1]["alphas"]["alpha.0"])
     assert (first[1]["choices"] != first[2]["choices"]).any()
     for name in (".", *(Path(point["architecture"]).parent.name for point in result["front"])):

@@ -88,16 +88,15 @@ def test_probabilities_and_entropies_match_numpy(deep_space):
     seed=st.integers(0, 10_000),
     spread=st.sampled_from([0.01, 1.0, 100.0, 1e4]),
     zeros=st.sampled_from([-1e4, 0.0, 10.0, 1e4]),
-    explore=st.sampled_from([0.0, 0.3, 1.0]),
 )
 @settings(max_examples=40)
-def test_sampled_path_is_always_valid(deep_space, communication, seed, spread, zeros, explore):
+def test_sampled_path_is_always_valid(deep_space, communication, seed, spread, zeros):
     decisions = BlockDecisions(deep_space)
     alphas = build_parameters(decisions, seed, spread, communication=communication)
     with torch.no_grad():
         for alpha in alphas.alpha:
             alpha[:, 0] += zeros
-    sample = alphas.sample_path(0.5, make_generator(seed), explore)
+    sample = alphas.sample_path(0.5, make_generator(seed))
     deep_space.build(decisions.expand(sample.choices[None])[0].tolist())  # validates itself
     assert torch.allclose(sample.gates, torch.ones(decisions.num_searched))
     sample.gates.sum().backward()
@@ -117,22 +116,20 @@ def test_sample_of_zeros_keeps_required_edges(deep_space):
     assert live.sum() <= len(decisions.requirements)
 
 
-@pytest.mark.parametrize("explore", [0.0, 0.4, 1.0])
-def test_frequencies_follow_mixed_probabilities(zeroless_space, explore):
+def test_frequencies_follow_probabilities(zeroless_space):
     alphas = build_parameters(BlockDecisions(zeroless_space), seed=3, spread=1.5)
     p, noise, num_samples = alphas.probabilities()[:, 0].detach().numpy(), make_generator(), 1500
     with torch.no_grad():
-        choices = np.array([alphas.sample_path(1.0, noise, explore).choices for _ in range(num_samples)])
-    expected = (1 - explore) * p + explore / 2
-    assert np.abs((choices == 0).mean(axis=0) - expected).max() < 5 * 0.5 / math.sqrt(num_samples)
+        choices = np.array([alphas.sample_path(1.0, noise).choices for _ in range(num_samples)])
+    assert np.abs((choices == 0).mean(axis=0) - p).max() < 5 * 0.5 / math.sqrt(num_samples)
     assert np.ptp(p) > 0.5
 
 
 def test_frequencies_of_several_operators():
     p = torch.tensor([0.6, 0.3, 0.09, 0.01])
-    noisy = add_gumbel_noise(torch.log(p).repeat(20_000, 1) + 3.0, make_generator(), 0.2)
+    noisy = add_gumbel_noise(torch.log(p).repeat(20_000, 1) + 3.0, make_generator())
     share = torch.bincount(noisy.argmax(dim=1), minlength=4) / 20_000
-    assert torch.allclose(share, 0.8 * p + 0.05, atol=0.015)
+    assert torch.allclose(share, p, atol=0.015)
 
 
 @given(seed=st.integers(0, 10_000), temperature=st.floats(0.2, 3.0))
@@ -151,6 +148,18 @@ def test_gates_have_the_softmax_gradient(seed, temperature):
     rows, chosen = np.arange(6), choices.numpy()
     expected = soft[rows, chosen][:, None] * (np.eye(4)[chosen] - soft) / temperature * weights.numpy()[:, None]
     np.testing.assert_allclose(logits.grad.numpy(), expected, atol=1e-12)
+
+
+def test_log_frequencies_are_added(zeroless_space):
+    decisions = BlockDecisions(zeroless_space)
+    alphas = build_parameters(decisions, seed=3)
+    before = torch.cat([alpha.detach().clone() for alpha in alphas.alpha])
+    choices = np.zeros((7, decisions.num_searched), np.int64)
+    choices[0] = 1
+    alphas.add_log_frequencies(choices)
+    added = torch.cat([alpha.detach() for alpha in alphas.alpha]) - before
+    expected = torch.log(torch.tensor([7.0, 2.0]))
+    torch.testing.assert_close(added, (expected - expected.mean()).expand_as(added))
 
 
 def test_gradients_reach_all_parameters(deep_space):

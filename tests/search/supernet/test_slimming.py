@@ -17,7 +17,7 @@ from lgc.models.space.lgcnet.widths import OpTemplate, Width
 from lgc.models.space.operators import OPERATORS, ZERO, is_free
 from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
 from lgc.search.supernet.blocks import BlockDecisions
-from lgc.search.supernet.slimming import SlimBatchNorm2d, SlimConv2d, SlimOperator, build_slim
+from lgc.search.supernet.slimming import SlimBatchNorm2d, SlimConv2d, SlimOperator, WidthRival, build_slim
 from lgc.search.supernet.supernet import Supernet
 
 from ...operators import EXAMPLES
@@ -109,6 +109,77 @@ def random_path(decisions: BlockDecisions, seed: int) -> SampledPath:
     return SampledPath(rng.integers(sizes))
 
 
+def sample_with_rivals(decisions: BlockDecisions, seed: int) -> SampledPath:
+    """Return a path whose gates are leaves, without architecture parameters."""
+    parameters = ArchitectureParameters(decisions)
+    path = parameters.sample_path(1.0, torch.Generator().manual_seed(seed))
+    count = decisions.num_searched
+    gates = [torch.full((count,), value, requires_grad=True) for value in (1.0, 0.0)]
+    return SampledPath(path.choices, gates[0], path.rivals, gates[1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_contested_decisions_have_rivals(slim_space, seed):
+    decisions = BlockDecisions(slim_space)
+    path = sample_with_rivals(decisions, seed)
+    contested = [*[True] * len(slim_space.plan.cells), *[False] * len(slim_space.plan.fusion.edges), *[True] * 5]
+    assert decisions.contested.tolist() == contested
+    assert [rival >= 0 for rival in path.rivals] == contested
+    assert all(path.rivals[contested] != path.choices[contested])
+    sizes = np.array([len(decision.choices) for decision in decisions.decisions[: decisions.num_searched]])
+    assert all(path.rivals < sizes)
+    assert all(path.rivals[decisions.are_widths] < path.choices[decisions.are_widths])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rivals_add_only_gradients(slim_space, seed):
+    decisions = BlockDecisions(slim_space)
+    torch.manual_seed(seed)
+    supernet, path = Supernet(decisions), sample_with_rivals(decisions, seed)
+    x = torch.randn(2, 3, *slim_space.input)
+    weights = torch.randn_like(supernet(x, SampledPath(path.choices)))
+    expected = supernet(x, SampledPath(path.choices))
+    out = supernet(x, path)
+    torch.testing.assert_close(out, expected, rtol=0, atol=0)
+    (out * weights).sum().backward()
+    assert (path.rival_gates.grad[torch.from_numpy(decisions.contested)] != 0).all()
+    torch.testing.assert_close(supernet(x, SampledPath(path.choices)), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rival_gradients_match_finite_differences(slim_space, seed):
+    decisions = BlockDecisions(slim_space)
+    torch.manual_seed(seed)
+    supernet, path = Supernet(decisions).double(), sample_with_rivals(decisions, seed)
+    x = torch.randn(2, 3, *slim_space.input, dtype=torch.double)
+    weights = torch.randn_like(supernet(x, SampledPath(path.choices)))
+
+    def loss(rival_gates: torch.Tensor) -> torch.Tensor:
+        gates = torch.ones(decisions.num_searched, dtype=torch.double)
+        return (supernet(x, SampledPath(path.choices, gates, path.rivals, rival_gates)) * weights).mean()
+
+    zeros = torch.zeros(decisions.num_searched, dtype=torch.double, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(zeros), zeros)
+    step = 1e-6 * torch.eye(decisions.num_searched, dtype=torch.double)
+    with torch.no_grad():
+        differences = torch.stack([(loss(row) - loss(-row)) / 2e-6 for row in step])
+    torch.testing.assert_close(gradient, differences, rtol=1e-3, atol=1e-8)
+
+
+def test_masked_width_computes_the_narrower_one():
+    widths = Width((4, 8), 0)
+    first = randomise(build_slim(OpTemplate("conv_3x3", Width.fixed(3), widths, 12, 16), [1]))
+    second = randomise(build_slim(OpTemplate("sep_conv_3x3", widths, Width.fixed(5), 12, 16), [1]))
+    x = torch.randn(2, 3, 12, 16)
+    outputs = []
+    for choice, rivals in ((0, {}), (1, {0: WidthRival(0, torch.tensor(0.0), torch.tensor(1.0))}), (1, {})):
+        for module in (first, second):
+            module.choose([choice], rivals)
+        outputs.append(second(first(x)))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(outputs[2], outputs[0], atol=1e-2)
+
+
 def find_inner(supernet: Supernet, name: str) -> nn.Module:
     """Return the supernet's module of that name in a derived network: slimmable operators hold theirs as `module`."""
     module: nn.Module = supernet
@@ -176,10 +247,9 @@ def test_widths_are_decisions_after_the_cells(slim_space):
         assert float(row[:size].sum()) == pytest.approx(1)
         assert not bool(row[size:].any())
     generator = torch.Generator().manual_seed(0)
-    for explore in (0.0, 0.5, 1.0):
-        with torch.no_grad():
-            drawn = [alphas.sample_path(1.0, generator, explore).choices for _ in range(40)]
-        assert (np.max(drawn, axis=0) == np.array(sizes) - 1).all()
+    with torch.no_grad():
+        drawn = [alphas.sample_path(1.0, generator).choices for _ in range(40)]
+    assert (np.max(drawn, axis=0) == np.array(sizes) - 1).all()
     assert all(value > 0 for value in alphas.entropies())
 
 

@@ -19,6 +19,11 @@ def random_path(decisions: BlockDecisions, seed: int = 0) -> SampledPath:
     return SampledPath(decisions.repair_searched(choices, np.zeros(decisions.searched_shape))[0])
 
 
+def gate(path: SampledPath, gates: torch.Tensor) -> SampledPath:
+    """Return a path with gates, without rivals."""
+    return SampledPath(path.choices, gates, np.full_like(path.choices, -1), torch.zeros_like(gates))
+
+
 def build_supernet(decisions: BlockDecisions, seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
     supernet = Supernet(decisions)
@@ -74,7 +79,7 @@ def test_gate_gradients_match_finite_differences(deep_space, shared, fixed):
     weights = torch.randn(1, dtype=torch.double) + torch.linspace(-1, 1, 3, dtype=torch.double).view(1, 3, 1, 1)
 
     def loss(gates: torch.Tensor) -> torch.Tensor:
-        return (supernet(x, SampledPath(path.choices, gates)) * weights).mean()
+        return (supernet(x, gate(path, gates)) * weights).mean()
 
     gates = torch.ones(decisions.num_searched, dtype=torch.double, requires_grad=True)
     torch.testing.assert_close(loss(gates), (supernet(x, path) * weights).mean(), rtol=1e-12, atol=0)

@@ -12,6 +12,7 @@ from lgc.errors import TrainingError
 from lgc.models.space.lgcnet.plan import edge_name
 from lgc.search.config import SearchConfig
 from lgc.search.constraint.constraint import CostConstraint
+from lgc.search.constraint.exploration import draw_paths
 from lgc.search.data.datasets import load_dataset
 from lgc.search.runtime.batches import load_batches
 from lgc.search.runtime.fabric import open_fabric
@@ -59,15 +60,21 @@ def list_changed(before: dict[str, torch.Tensor], module: torch.nn.Module) -> se
 
 
 @pytest.fixture
-def samples(monkeypatch) -> list[tuple[SampledPath, float]]:
-    """Every sampled path with its share of exploration."""
-    samples, real = [], ArchitectureParameters.sample_path
+def samples(monkeypatch) -> list[tuple[SampledPath, bool]]:
+    """Every path of a step, and whether it is one of the random ones."""
+    samples = []
 
-    def sample_path(self, temperature, generator, explore=0.0):
-        samples.append((real(self, temperature, generator, explore), explore))
-        return samples[-1][0]
+    def record(kind, name, explored):
+        real = getattr(kind, name)
 
-    monkeypatch.setattr(ArchitectureParameters, "sample_path", sample_path)
+        def call(self, *arguments):
+            samples.append((real(self, *arguments), explored))
+            return samples[-1][0]
+
+        monkeypatch.setattr(kind, name, call)
+
+    record(ArchitectureParameters, "sample_path", False)
+    record(SupernetTrainer, "_draw_path", True)
     return samples
 
 
@@ -76,9 +83,10 @@ def test_warm_up_changes_only_sampled_weights(make, pairs, samples):
     net, alphas = copy_state(trainer.net), copy_state(trainer.alphas)
     record = trainer.train_step((pairs[0][0], None))
     assert not list_changed(alphas, trainer.alphas)
-    ((sample, explore),) = samples
-    assert explore == 1.0
+    ((sample, explored),) = samples
+    assert explored
     assert sample.gates is None
+    assert sample.choices.tolist() in draw_paths([trainer.constraint], 0).tolist()
     parameters = dict(trainer.net.named_parameters())
     sampled = {name for name, parameter in parameters.items() if parameter.grad is not None}
     assert list_changed(net, trainer.net) & set(parameters) == {name for name in sampled if parameters[name].grad.any()}
@@ -87,7 +95,7 @@ def test_warm_up_changes_only_sampled_weights(make, pairs, samples):
 
 
 def test_architecture_step_changes_no_weights(make, pairs, samples, monkeypatch):
-    trainer = make(warm_up=0.0, explore=0.3)
+    trainer = make(warm_up=0.0, explore=0.0)
     states = []
     real = SupernetTrainer._update_architecture
 
@@ -106,11 +114,20 @@ def test_architecture_step_changes_no_weights(make, pairs, samples, monkeypatch)
     names = {name for name, _ in trainer.net.named_parameters()}
     assert not list_changed(states[0], trainer.net) & names
     assert list_changed(alphas, trainer.alphas) == set(alphas)
-    assert [explore for _, explore in samples] == [0.3, 0.0]
+    assert not any(explored for _, explored in samples)
     assert (samples[0][0].gates is None, samples[1][0].gates is None) == (True, False)
     new = {"temperature", "arch_loss", "expected_ms", "load", "multiplier"}
     assert record.keys() == {"step", "weight_loss", "weight_gradient", "weight_lr", "entropy"} | new
     assert record["load"] == pytest.approx(record["expected_ms"][0])  # without a target: the latency itself
+
+
+def test_share_of_steps_explores(make, pairs, samples):
+    trainer = make(steps=100, warm_up=0.0, explore=0.3)
+    for pair in pairs:
+        trainer.train_step(pair)
+    explored = [explored for sample, explored in samples if sample.gates is None]
+    assert len(explored) == 100
+    assert 0.15 < np.mean(explored) < 0.45
 
 
 def test_learning_rate_and_temperature_follow_schedule(make, pairs):
@@ -143,6 +160,9 @@ def test_latency_term_drives_architecture_to_target(make, street, pairs, monkeyp
     target = low + share * (high - low)
     settings = {"steps": 90, "warm_up": 0.0, "arch_lr": 0.1, "targets_ms": ((target,),)}
     trainer, other = make(**settings), make(**settings, latency_term=False)
+    for each in (trainer, other):
+        for alpha in each.alphas.alpha:
+            torch.nn.init.zeros_(alpha)  # far from the target
     # With a loss without gradient, latency alone determines the result.
     monkeypatch.setattr(SupernetTrainer, "compute_loss", lambda self, sample, batch: sample.gates.sum() * 0 + 1.0)
     for _ in range(90):
