@@ -10,15 +10,40 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..models.space.protocol import DENSE, SCOPES
 from ..precisions import Precision
-from .training.config import Balanced, Batch, Cache, Count, Crop, Natural, NonNegative, Positive, Seed, Share, Workers
+from .training.config import (
+    ADAMW,
+    LEARNING_RATES,
+    WEIGHT_DECAYS,
+    Balanced,
+    Batch,
+    Cache,
+    Count,
+    Crop,
+    Natural,
+    NonNegative,
+    Optimiser,
+    Positive,
+    Seed,
+    Share,
+    TrainConfig,
+    Workers,
+)
 
 ARCH_LR = 1e-3
-"""Learning rate of the architecture in a long search. Assumption."""
+"""Learning rate of the architecture in searches of `ARCH_TRAVEL` / `ARCH_LR` steps or more. Assumption."""
 ARCH_TRAVEL = 14.0
-"""Distance that parameters can move in shorter searches: steps times learning rate. Ours, see docs/benchmarks."""
+"""Distance that parameters can move in shorter ones: steps times learning rate. Ours, see docs/benchmarks."""
 
 MAX_ARCH_LR = 0.05
 """Learning rate of the architecture in the shortest searches. Ours."""
+
+WEIGHT_LRS = {
+    ADAMW: 2 * LEARNING_RATES[ADAMW],
+    "sgd": 0.025,
+}  # That of lgc-train, for twice the batch. SGD's: Assumption.
+LAST_LRS = {ADAMW: 0.0, "sgd": 1e-3}  # SGD's: Assumption.
+DECAYS = {ADAMW: WEIGHT_DECAYS[ADAMW], "sgd": 3e-4}  # SGD's: Assumption.
+"""Optimiser of the weights -> first and last learning rate, weight decay."""
 
 
 class SearchConfig(BaseModel):
@@ -62,15 +87,18 @@ class SearchConfig(BaseModel):
     """Fraction of steps for weight-only warm-up."""
     explore: Share = 0.2  # Ours.
     """Share of the uniform distribution in the weights' paths after the warm-up, so every operator is trained."""
-    balanced: Balanced = False
-    weight_lr: Positive = 0.025  # Assumption.
-    """First learning rate of the weights (SGD 0.9, cosine)."""
-    weight_lr_end: Positive = 1e-3  # Assumption.
+    balanced: Balanced = True
+    optimiser: Optimiser = ADAMW  # Ours; GAS has SGD.
+    """Optimiser of the supernet's weights; SGD has momentum 0.9."""
+    weight_lr: Positive = Field(default_factory=lambda settings: WEIGHT_LRS[settings.get("optimiser", ADAMW)])
+    """First learning rate of the weights; it falls by a cosine."""
+    weight_lr_end: NonNegative = Field(default_factory=lambda settings: LAST_LRS[settings.get("optimiser", ADAMW)])
     """Last learning rate of the weights."""
-    weight_decay: NonNegative = 3e-4  # Assumption.
+    weight_decay: NonNegative = Field(default_factory=lambda settings: DECAYS[settings.get("optimiser", ADAMW)])
     """Weight decay of the weights."""
     arch_lr: Positive | None = None  # 1e-3: Assumption. Raised where parameters could not travel as far: Ours.
-    """Learning rate of the architecture (Adam); by default 1e-3, more in searches shorter than the papers'."""
+    """Learning rate of the architecture (Adam); by default 1e-3, or 14 / steps in searches of fewer than 14,000 steps
+    after the warm-up, up to 0.05."""
     arch_decay: NonNegative = 1e-4  # Assumption.
     """Weight decay of the architecture."""
     temperature: Positive = 1.0  # Assumption.
@@ -87,8 +115,10 @@ class SearchConfig(BaseModel):
     """Number of most probable samples whose losses are compared in the supernet."""
     trials: Natural = 4  # Ours: as DARTS picks among its runs.
     """Number of top candidates to train briefly from scratch; 0 or 1 skips this."""
+    trial_seeds: Count = 2  # Ours.
+    """Number of such training runs of each candidate, each with its own seed."""
     trial_share: Share = 1 / 3  # Ours.
-    """Length of such a training run, as a share of the search's steps."""
+    """Length of each of them, as a share of the search's steps."""
     workers: Workers = None
     cache: Cache = None
 
@@ -151,3 +181,15 @@ class SearchRunConfig(SearchConfig):
 
     precision: Precision = "fp32"
     """Precision of the training."""
+
+    def make_trial(self, seed: int) -> TrainConfig:
+        """Return the settings of a short training run: the recipe of `lgc-train` at the search's batch and crop."""
+        return TrainConfig(
+            steps=self.trial_steps,
+            batch=self.batch,
+            crop=self.crop,
+            seed=seed,
+            balanced=self.balanced,
+            precision=self.precision,
+            workers=self.workers,
+        )

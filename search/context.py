@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..lut.predictor import Predictor
-from .config import SearchConfig
+from .config import SearchConfig, SearchRunConfig
 from .constraint.refinement import MeasureLatency
 from .data.datasets import SegmentationDataset
 from .runtime.run_folder import OnStep
@@ -42,7 +42,7 @@ class SearchContext:
 
     predictors: Sequence[Predictor]
     decisions: BlockDecisions
-    config: SearchConfig
+    config: SearchRunConfig
     fabric: Fabric
     images: SegmentationDataset
     halves: tuple[SegmentationDataset, SegmentationDataset]
@@ -68,7 +68,8 @@ class SearchProgress:
     def __init__(self, on_step: OnStep, config: SearchConfig) -> None:
         self._on_step = on_step
         points, trials = max(len(config.targets_ms), 1), config.trials if config.trials > 1 else 0
-        self.steps_per_point = config.steps - config.warm_up_steps + trials * config.trial_steps
+        trial_steps = trials * config.trial_seeds * config.trial_steps
+        self.steps_per_point = config.steps - config.warm_up_steps + trial_steps
         self._total = config.warm_up_steps + points * self.steps_per_point
         self._finished = 0
 

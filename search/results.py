@@ -86,8 +86,8 @@ class SearchResult(Result):
         widths: channels of each other part of the network whose width was searched, by name, as text.
         tried: number of architectures compared in the supernet.
         passes: forward passes that the strategy used.
-        trial_losses: loss of each candidate after its trial; None for a candidate that diverged.
-        trial_mious: mIoU of each candidate after its trial, in percent, which ranks them; None for a candidate that
+        trial_losses: mean loss of each candidate's trials; None for a candidate that diverged.
+        trial_mious: mean mIoU of each candidate's trials, in percent, which ranks them; None for a candidate that
             diverged, and without a labelled pixel; empty in results of earlier versions, which ranked by loss.
         trial_seeds: seed of each trial: of initial weights, order of images and views; empty in earlier results.
         trial_steps: steps of each trial; 0 without trials.

@@ -18,9 +18,15 @@ from ..config import SearchConfig
 from .constraint import CostConstraint
 from .projection import ArchitectureBatch, build_architecture, project_to_target
 
-MEASURED_TOLERANCE = 0.01
-"""Accepted deviation of the measured latency, as a share of the target."""
-MAX_REFINEMENTS = 3
+AIM = 0.99
+"""Measured latency to aim at, as a share of the target: another measurement of the result may be a percent higher."""
+ACCEPTED = (0.975, 0.995)
+"""Measured latencies that need no further refinement, as shares of the target."""
+CAUTION = 0.01
+"""How much lower to aim after each architecture that was measured above the target."""
+LOWEST_AIM = 0.9
+"""Aim below which nothing is tried."""
+MAX_REFINEMENTS = 6
 """Maximum number of measured architectures."""
 KEEP_PREFERENCE = 1.0
 """Preference for the operators of the measured result, in nats, so that few of them change."""
@@ -60,7 +66,7 @@ def require_refinable(config: SearchConfig, tables: int) -> None:
 def refine_by_measurement(
     start: ArchitectureBatch, constraint: CostConstraint, measure: MeasureLatency
 ) -> list[MeasuredArchitecture]:
-    """Measure an architecture that the table predicts on the target, and its successors, until one is on the target.
+    """Measure an architecture that the table predicts on the target, and its successors, until one is just below it.
 
     Args:
         start: the first architecture, a single row.
@@ -68,23 +74,31 @@ def refine_by_measurement(
         measure: measurement of an architecture.
 
     Returns:
-        Every measured architecture, the one nearest to the target first.
+        Every measured architecture, the slowest that meets the target first; then those above it, the nearest first.
     """
     assert constraint.targets is not None  # `require_refinable`
-    target, factor, current = float(constraint.targets[0]), 1.0, start
+    target, factor, aim, current = float(constraint.targets[0]), 1.0, AIM, start
     searched = constraint.decisions.num_searched
     measured = list[MeasuredArchitecture]()
-    for _ in range(MAX_REFINEMENTS):
+    while len(measured) < MAX_REFINEMENTS:
         table_ms = float(constraint.evaluate(current.choices)[0, 0])
         ms = measure(build_architecture(current, 0, constraint))
         measured.append(MeasuredArchitecture(current, ms, table_ms * factor))
-        factor = ms / table_ms
-        preference = _prefer(current, constraint)
-        following = project_to_target(current.choices[:, :searched], preference, constraint.scale(factor))
-        if abs(ms / target - 1) <= MEASURED_TOLERANCE or np.array_equal(following.choices, current.choices):
+        if ACCEPTED[0] <= ms / target <= ACCEPTED[1]:
+            break
+        factor, following = ms / table_ms, current
+        known = [each.architecture.choices.tolist() for each in measured]
+        while following.choices.tolist() in known and aim > LOWEST_AIM:
+            aim -= CAUTION * (ms > target)
+            following = project_to_target(
+                current.choices[:, :searched], _prefer(current, constraint), constraint.scale(factor / aim)
+            )
+            if ms <= target:
+                break
+        if following.choices.tolist() in known:
             break
         current = following
-    return sorted(measured, key=lambda result: abs(result.measured_ms / target - 1))
+    return sorted(measured, key=lambda result: (result.measured_ms > target, abs(result.measured_ms / target - 1)))
 
 
 def _prefer(architecture: ArchitectureBatch, constraint: CostConstraint) -> Array:

@@ -34,7 +34,7 @@ from ..supernet.supernet_trainer import SupernetTrainer
 from ..training.config import divide_batch
 from ..training.scores import count_confusions
 from . import strategies
-from .trials import Trial, derive_trial_seed, run_trial
+from .trials import CandidateTrials, Trial, derive_trial_seed, run_trial
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -45,8 +45,8 @@ NUM_SAMPLED_PATHS = 4
 """Number of paths whose mean loss is the loss before discretisation."""
 TRIALS_FILE = "search-trials.json"
 """Finished trials, by architecture."""
-_TRIALS = TypeAdapter(Mapping[str, Trial | float | None])
-"""Content of that file; earlier versions wrote the loss alone."""
+_TRIALS = TypeAdapter(Mapping[str, list[Trial] | Trial | float | None])
+"""Content of that file; earlier versions wrote a single trial, before that its loss alone."""
 PROVENANCE = (
     "target_ms",
     "target_fps",
@@ -111,7 +111,7 @@ def finalize(
         passes=ranking.passes + (_count_learning_passes(config, constraint) if config.strategy == "gradient" else 0),
         trial_losses=[trial.loss for trial in trials],
         trial_mious=[trial.miou for trial in trials],
-        trial_seeds=[trial.seed for trial in trials],
+        trial_seeds=[trial.seed for candidate in trials for trial in candidate.trials],
         trial_steps=config.trial_steps if trials else 0,
         loss_before=loss_before,
         loss_likeliest=loss_likeliest,
@@ -225,39 +225,40 @@ def _count_learning_passes(config: SearchConfig, constraint: CostConstraint) -> 
 
 def _run_trials(
     context: SearchContext, scorer: SupernetScorer, candidates: list[Architecture], run: RunFolder
-) -> list[Trial]:
-    """Return the trial of each candidate; those that an earlier call finished are not repeated."""
+) -> list[CandidateTrials]:
+    """Return the trials of each candidate; those that an earlier call finished are not repeated."""
     file, config, fabric = run.path / TRIALS_FILE, context.config, context.fabric
-    finished: dict[str, Trial] = fabric.broadcast(_read_trials(file) if run.active else {})
+    finished: dict[str, list[Trial]] = fabric.broadcast(_read_trials(file) if run.active else {})
     keys = [network_key(architecture, config.scope) for architecture in candidates]
     for number, (key, architecture) in enumerate(zip(keys, candidates, strict=True)):
-        if key in finished:
-            context.progress.skip(config.trial_steps)
-            continue
-        finished[key] = run_trial(
-            architecture,
-            derive_trial_seed(config.seed, number),
-            config,
-            fabric,
-            context.halves[0],
-            scorer.batches,
-            context.class_weights,
-            context.progress.advance,
-        )
-        if run.active:
-            write_atomic(file, _TRIALS.dump_json(finished, indent=2).decode() + "\n")
-    return [finished[key] for key in keys]
+        trials = finished.setdefault(key, [])
+        context.progress.skip(len(trials) * config.trial_steps)
+        for index in range(len(trials), config.trial_seeds):
+            seed = derive_trial_seed(config.seed, number * config.trial_seeds + index)
+            trial = run_trial(
+                architecture,
+                config.make_trial(seed),
+                fabric,
+                context.halves[0],
+                scorer.batches,
+                context.class_weights,
+                context.progress.advance,
+            )
+            trials.append(trial)
+            if run.active:
+                write_atomic(file, _TRIALS.dump_json(finished, indent=2).decode() + "\n")
+    return [CandidateTrials(tuple(finished[key])) for key in keys]
 
 
-def _read_trials(file: Path) -> dict[str, Trial]:
-    """Return the finished trials in a file; without those of earlier versions, whose losses have other seeds."""
+def _read_trials(file: Path) -> dict[str, list[Trial]]:
+    """Return the finished trials in a file; without those of earlier versions, which had another recipe."""
     if not file.exists():
         return {}
     try:
         trials = _TRIALS.validate_json(file.read_bytes())
     except ValueError as error:
         raise FileFormatError(f"{file} is damaged ({describe(file)}): delete it to repeat the trials") from error
-    return {key: trial for key, trial in trials.items() if isinstance(trial, Trial)}
+    return {key: own for key, own in trials.items() if isinstance(own, list)}
 
 
 def _measure_on_first_process(context: SearchContext, measure: MeasureLatency) -> MeasureLatency:

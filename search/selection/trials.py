@@ -20,13 +20,13 @@ from torch import Tensor
 from ...models.nets.network import LGCNet, get_geometry
 from ...models.random_state import seed_generators
 from ...models.space.protocol import Architecture
-from ..config import SearchConfig
 from ..data.datasets import SegmentationDataset
-from ..runtime.batches import Batch, load_batches
-from ..runtime.fabric import average_over_processes, place_network, synchronise_norms
-from ..supernet.weight_optimiser import WeightOptimiser
-from ..training.config import divide_batch
-from ..training.losses import upsampled_loss
+from ..runtime.batches import Batch
+from ..runtime.fabric import average_over_processes
+from ..training.auxiliary import TrainingNetwork
+from ..training.config import TrainConfig
+from ..training.losses import SegmentationLoss
+from ..training.network_trainer import NetworkTrainer, keep_generators, load_training_batches
 from ..training.scores import compute_scores, count_confusions
 
 if TYPE_CHECKING:
@@ -50,12 +50,39 @@ class Trial:
     loss: float | None
     miou: float | None
 
+
+@dataclass(frozen=True)
+class CandidateTrials:
+    """The trials of a candidate, each with its own seed.
+
+    Attributes:
+        trials: results, at least one.
+    """
+
+    trials: tuple[Trial, ...]
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss; None if a training diverged."""
+        return _average([trial.loss for trial in self.trials])
+
+    @property
+    def miou(self) -> float | None:
+        """Mean mIoU in percent; None if a training diverged, and without a labelled pixel."""
+        return _average([trial.miou for trial in self.trials])
+
     @property
     def rank(self) -> tuple[bool, float, float]:
-        """Sort key, best first: higher mIoU, then lower loss; diverged trials are last."""
+        """Sort key, best first: higher mIoU, then lower loss; candidates that diverged are last."""
         if self.loss is None:
             return True, 0.0, 0.0
         return False, -(self.miou or 0.0), self.loss
+
+
+def _average(values: Sequence[float | None]) -> float | None:
+    """Return the mean of numbers; None if one is missing."""
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if len(numbers) == len(values) else None
 
 
 def derive_trial_seed(seed: int, number: int) -> int:
@@ -69,67 +96,48 @@ def derive_trial_seed(seed: int, number: int) -> int:
 
 def run_trial(
     architecture: Architecture,
-    seed: int,
-    config: SearchConfig,
+    config: TrainConfig,
     fabric: Fabric,
     half: SegmentationDataset,
     held_out: Sequence[Batch],
     class_weights: Tensor | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Trial:
-    """Train an architecture briefly from scratch and score it on held-out images.
+    """Train an architecture briefly from scratch, by the recipe of `lgc-train`, and score it on held-out images.
 
     Args:
         architecture: architecture to train.
-        seed: seed of the trial, see `derive_trial_seed`.
-        config: settings: steps, batch size, learning rates.
+        config: settings of the training, with the seed of the trial, see `derive_trial_seed`.
         fabric: device, precision and processes.
         half: images to train on.
         held_out: batches of other images, to score it on.
         class_weights: weights of the classes in the loss, [C].
         on_step: callback after each step.
     """
-    with seed_generators(seed):
-        network = LGCNet(architecture.space, architecture)
-    geometry = get_geometry(network)
-    synchronise_norms(network, fabric)
-    place_network(network.train(), fabric)
-    optimiser = WeightOptimiser(network, config, config.trial_steps, fabric)
-
-    def compute(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss of a batch, its logits, and its labels on the device."""
-        images, labels = (part.to(fabric.device, non_blocking=True) for part in batch)
-        with fabric.autocast():
-            logits = network(images)
-        return upsampled_loss(logits, labels, fabric, class_weights, geometry), logits, labels
-
-    batches = load_batches(
-        _reseed(half, seed),
-        divide_batch(config.batch, fabric.world_size),
-        seed,
-        start=0,
-        stop=config.trial_steps,
-        workers=config.workers or 0,
-        shard=(fabric.global_rank, fabric.world_size),
-        device=fabric.device,
-    )
-    with closing(batches):
+    with seed_generators(config.seed):
+        network = TrainingNetwork(LGCNet(architecture.space, architecture), config.aux > 0)
+    trainer = NetworkTrainer(network, config, fabric, class_weights)
+    batches = load_training_batches(trainer, _reseed(half, config.seed))
+    with closing(batches), keep_generators(fabric):
         for batch in batches:
-            optimiser.backward(compute(batch)[0])
-            optimiser.step()
+            trainer.train_step(batch)
             on_step()
-    network.eval()
+    geometry = get_geometry(trainer.network)
+    compute_losses = SegmentationLoss(False, fabric, class_weights, geometry)
     losses, confusion = [], torch.zeros(half.num_classes, half.num_classes, dtype=torch.int64, device=fabric.device)
+    trainer.network.eval()
     with torch.no_grad():
         for batch in held_out:
-            loss, logits, labels = compute(batch)
-            losses.append(average_over_processes(loss, fabric))
+            images, labels = (part.to(fabric.device, non_blocking=True) for part in batch)
+            with fabric.autocast():
+                logits = trainer.network(images)
+            losses.append(average_over_processes(compute_losses([logits], labels)[0], fabric))
             confusion += count_confusions(logits, labels, geometry)
     mean = sum(losses) / len(losses)
     if not math.isfinite(mean):
-        return Trial(seed, None, None)
+        return Trial(config.seed, None, None)
     total = torch.as_tensor(fabric.all_reduce(confusion, reduce_op="sum"))
-    return Trial(seed, mean, compute_scores(total.cpu(), half.classes).miou)
+    return Trial(config.seed, mean, compute_scores(total.cpu(), half.classes).miou)
 
 
 def _reseed(dataset: SegmentationDataset, seed: int) -> SegmentationDataset:

@@ -147,9 +147,16 @@ class ArchitectureParameters(nn.Module):
     def entropies(self) -> list[float]:
         """Return the mean entropy of each block's decisions, in nats."""
         with torch.no_grad():
-            p = self.probabilities()
-            rows = -(p * p.clamp_min(1e-12).log()).sum(-1)
-            return [float(part.mean()) for part in torch.split(rows, self.decisions.block_sizes)]
+            return [float(part.mean()) for part in torch.split(self._list_entropies(), self.decisions.block_sizes)]
+
+    def mean_entropy(self) -> Tensor:
+        """Return the mean entropy of all decisions (scalar), in nats."""
+        return self._list_entropies().mean()
+
+    def _list_entropies(self) -> Tensor:
+        """Return the entropy of each decision, [S], in nats."""
+        p = self.probabilities()
+        return -(p * p.clamp_min(1e-12).log()).sum(-1)
 
 
 def _make_communication(kind: str, alpha: Tensor, previous: Tensor, gamma: float, embedding: int) -> nn.Module:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch.optim.optimizer import StateDict
 
+LEAST_ENTROPY = 0.5
+"""Share of the first entropy below which the architecture's is penalised at the end of the warm-up. Ours."""
 LOG_EVERY = 25
 """Steps between records of mIoU and of the most probable architecture in the metrics log."""
 _CHECKED = {
@@ -140,9 +142,11 @@ class SupernetTrainer:
             self.alphas = ArchitectureParameters(decisions, config.active_communication, config.gamma, config.embedding)
         # A search by gradients starts near its target; the average of a space may be several times that.
         self.alphas.add_log_frequencies(self._paths)
+        with torch.no_grad():
+            self._first_entropy = float(self.alphas.mean_entropy())
         synchronise_norms(self.net, fabric)
         place_network(self.net, fabric)
-        self._weights = WeightOptimiser(self.net, config, config.steps, fabric)
+        self._weights = WeightOptimiser(self.net, config, fabric)
         groups = [
             {"params": list(self.alphas.alpha.parameters()), "lr": config.resolved_arch_lr},
             {"params": list(self.alphas.guides.parameters()), "lr": config.communication_lr},
@@ -193,8 +197,7 @@ class SupernetTrainer:
         """Make one step on the weights, then, after the warm-up, one on the architecture; return their metrics."""
         config, step = self.config, self.step
         weight_batch, arch_batch = batches
-        progress = (step - config.warm_up_steps) / max(config.steps - config.warm_up_steps, 1)
-        temperature = anneal_temperature(progress, config.temperature, config.temperature_end)
+        temperature = anneal_temperature(self.progress, config.temperature, config.temperature_end)
         with torch.no_grad():
             explores = arch_batch is None or float(torch.rand((), generator=self._noise)) < config.explore
             sample = self._draw_path() if explores else self.alphas.sample_path(temperature, self._noise)
@@ -226,7 +229,7 @@ class SupernetTrainer:
         expected = self.constraint.expected(self.alphas.probabilities())
         ratio = self.constraint.expected_target_ratio(expected)
         scale = FP16_SCALE if self._is_fp16 else 1.0
-        total = (loss.cpu() + self.objective.penalty(ratio)) * scale
+        total = (loss.cpu() + self.objective.penalty(ratio) + self._penalise_collapse()) * scale
         self._adam.zero_grad(set_to_none=True)
         total.backward(inputs=parameters)  # type: ignore[no-untyped-call]
         average_gradients(parameters, self.fabric)
@@ -244,6 +247,21 @@ class SupernetTrainer:
             "load": ratio.item(),
             "multiplier": self.objective.multiplier,
         }
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps after the warm-up that are finished; negative in the warm-up."""
+        config = self.config
+        return (self.step - config.warm_up_steps) / max(config.steps - config.warm_up_steps, 1)
+
+    def _penalise_collapse(self) -> Tensor:
+        """Return the term of the loss for an entropy below the least that is allowed at this step, in nats.
+
+        A search that settles early ranks operators by weights that are hardly trained. The least entropy falls linearly
+        from `LEAST_ENTROPY` of that at the start to 0.
+        """
+        least = LEAST_ENTROPY * self._first_entropy * (1 - self.progress)
+        return (least - self.alphas.mean_entropy()).clamp_min(0)
 
     @property
     def _is_fp16(self) -> bool:

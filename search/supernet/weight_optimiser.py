@@ -1,4 +1,4 @@
-"""Optimisation of weights in a search: SGD with momentum, cosine decay and clipped gradients."""
+"""Optimisation of a supernet's weights: AdamW, or SGD with momentum; cosine decay and clipped gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ..config import SearchConfig
 from ..runtime.fabric import average_gradients
-from ..runtime.optimisers import GuardedSGD
+from ..runtime.optimisers import GuardedAdamW, GuardedSGD
+from ..training.config import ADAMW
+from ..training.network_trainer import split_decay_groups
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -26,7 +28,7 @@ class WeightState(TypedDict):
     """State of a `WeightOptimiser`, by the names that checkpoints use.
 
     Attributes:
-        weights: state of the gradient descent.
+        weights: state of the optimiser.
         schedule: state of the learning rate's schedule.
     """
 
@@ -34,23 +36,35 @@ class WeightState(TypedDict):
     schedule: StateDict
 
 
+def make_weight_optimiser(network: nn.Module, config: SearchConfig, fabric: Fabric) -> torch.optim.Optimizer:
+    """Return the optimiser of a supernet's weights.
+
+    In fp16 it is torch's own: Fabric does not clip the gradients of one that handles the scaler itself, as guarded ones
+    do.
+    """
+    is_guarded = getattr(fabric.strategy.precision, "scaler", None) is None
+    lr, decay = config.weight_lr, config.weight_decay
+    if config.optimiser == ADAMW:
+        groups = split_decay_groups(network, decay)
+        return (GuardedAdamW if is_guarded else torch.optim.AdamW)(groups, lr, weight_decay=decay)
+    kind = GuardedSGD if is_guarded else torch.optim.SGD
+    return kind(network.parameters(), lr, WEIGHT_MOMENTUM, weight_decay=decay)
+
+
 class WeightOptimiser:
-    """Optimiser of a supernet's weights, or of an architecture's in a short training run.
+    """Optimiser of a supernet's weights.
 
     Args:
         network: network to train, on Fabric's device.
-        config: settings: learning rates and weight decay.
-        steps: length of the cosine schedule.
+        config: settings: optimiser, steps, learning rates and weight decay.
         fabric: device, precision and processes.
     """
 
-    def __init__(self, network: nn.Module, config: SearchConfig, steps: int, fabric: Fabric) -> None:
+    def __init__(self, network: nn.Module, config: SearchConfig, fabric: Fabric) -> None:
         self._network, self._fabric = network, fabric
-        # Fabric does not clip the gradients of an optimiser that handles the scaler of fp16 itself, as `GuardedSGD`.
-        kind = GuardedSGD if getattr(fabric.strategy.precision, "scaler", None) is None else torch.optim.SGD
-        self._sgd = kind(network.parameters(), config.weight_lr, WEIGHT_MOMENTUM, weight_decay=config.weight_decay)
-        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._sgd, steps, config.weight_lr_end)
-        optimiser = fabric.setup_optimizers(self._sgd)
+        self._own = make_weight_optimiser(network, config, fabric)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._own, config.steps, config.weight_lr_end)
+        optimiser = fabric.setup_optimizers(self._own)
         assert not isinstance(optimiser, tuple)  # Fabric returns a tuple for several optimisers only
         self._optimiser = optimiser
 
@@ -75,9 +89,9 @@ class WeightOptimiser:
 
     def snapshot(self) -> WeightState:
         """Return the state that `restore` loads."""
-        return {"weights": self._sgd.state_dict(), "schedule": self._schedule.state_dict()}
+        return {"weights": self._own.state_dict(), "schedule": self._schedule.state_dict()}
 
     def restore(self, state: WeightState) -> None:
         """Load a snapshot, which stays unchanged and can be loaded again."""
-        self._sgd.load_state_dict(deepcopy(state["weights"]))  # the optimiser would update the snapshot's tensors
+        self._own.load_state_dict(deepcopy(state["weights"]))  # the optimiser would update the snapshot's tensors
         self._schedule.load_state_dict(state["schedule"])

@@ -6,8 +6,8 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, NotRequired, cast
 
 import numpy as np
@@ -329,9 +329,18 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
         TrainingError: a loss is NaN or infinite; the last checkpoint, if any, is kept.
         DataError: a file of the dataset is damaged or holds foreign values.
     """
-    config, fabric = trainer.config, trainer.fabric
+    config = trainer.config
     restore_checkpoint(trainer, run.checkpoint)
-    batches = load_batches(
+    batches = load_training_batches(trainer, dataset)
+    advice = advise_loading(config.workers or 0, dataset.store)
+    with _autotune_kernels(), keep_generators(trainer.fabric):
+        run_steps(trainer, batches, config.steps, run, on_step, trainer.validate, advice)
+
+
+def load_training_batches(trainer: NetworkTrainer, dataset: SegmentationDataset) -> Generator[Batch]:
+    """Yield the batches of the remaining steps on the trainer's device, this process's part of each."""
+    config, fabric = trainer.config, trainer.fabric
+    return load_batches(
         dataset,
         config.divide_batch(fabric.world_size),
         config.seed,
@@ -341,9 +350,11 @@ def run_training(trainer: NetworkTrainer, dataset: SegmentationDataset, run: Run
         shard=(fabric.global_rank, fabric.world_size),
         device=fabric.device,
     )
-    advice = advise_loading(config.workers or 0, dataset.store)
-    with _autotune_kernels(), torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
-        run_steps(trainer, batches, config.steps, run, on_step, trainer.validate, advice)
+
+
+def keep_generators(fabric: Fabric) -> AbstractContextManager[None]:
+    """Keep the state of torch's random generators, which steps seed, for the code after the context."""
+    return torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else [])
 
 
 def _seed_step(seed: int, step: int, rank: int) -> int:

@@ -10,14 +10,14 @@ import torch
 
 from lgc.errors import FileFormatError
 from lgc.models import Architecture
-from lgc.search.config import SearchConfig
+from lgc.search.config import SearchConfig, SearchRunConfig
 from lgc.search.data.datasets import load_dataset, split_halves
 from lgc.search.data.labels import IGNORE
 from lgc.search.engine import search
 from lgc.search.runtime.batches import load_batches
 from lgc.search.runtime.fabric import open_fabric
 from lgc.search.selection import finalize, trials
-from lgc.search.selection.trials import Trial, derive_trial_seed
+from lgc.search.selection.trials import CandidateTrials, Trial, derive_trial_seed
 from lgc.search.training import network_trainer
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.train import train
@@ -34,10 +34,9 @@ def run_trial(street_space, scenes):
     batches = list(load_batches(second, 2, 0, start=0, stop=2))
 
     def run(number=0, on_step=lambda: None, held_out=batches, **settings):
-        config = SearchConfig(**({"steps": 16, "batch": 2, "trial_share": 0.25} | settings))
-        seed = derive_trial_seed(config.seed, 0)
-        architecture = street_space.sample(number)
-        return trials.run_trial(architecture, seed, config, open_fabric("cpu"), first, held_out, None, on_step)
+        config = SearchRunConfig(**({"steps": 16, "batch": 2, "trial_share": 0.25} | settings))
+        own = config.make_trial(derive_trial_seed(config.seed, 0))
+        return trials.run_trial(street_space.sample(number), own, open_fabric("cpu"), first, held_out, None, on_step)
 
     run.batches = batches
     return run
@@ -45,8 +44,8 @@ def run_trial(street_space, scenes):
 
 @pytest.fixture
 def tried(short) -> SearchConfig:
-    """A search with two trials of three steps."""
-    return change(short, trials=2, trial_share=0.5)
+    """A search with a trial of three steps for each of two candidates."""
+    return change(short, trials=2, trial_seeds=1, trial_share=0.5)
 
 
 def test_trial_depends_on_seed_and_architecture(run_trial):
@@ -66,10 +65,10 @@ def test_seed_determines_initial_weights(run_trial):
 
 def test_longer_trial_has_lower_loss(run_trial):
     ticks = []
-    short, long = (run_trial(steps=steps, on_step=lambda: ticks.append(0)) for steps in (4, 160))
+    short, long = (run_trial(steps=steps, on_step=lambda: ticks.append(0)) for steps in (4, 640))
     assert long.loss < short.loss - 0.2
     assert long.miou >= short.miou  # both may predict the most frequent class alone
-    assert len(ticks) == 1 + 40
+    assert len(ticks) == 1 + 160
 
 
 def test_trial_score_is_that_of_its_predictions(run_trial, monkeypatch):
@@ -104,23 +103,56 @@ def test_unlabelled_images_give_no_miou(run_trial):
 
 
 def test_diverged_trial_has_no_scores(run_trial, monkeypatch):
-    real = trials.upsampled_loss
-    monkeypatch.setattr(trials, "upsampled_loss", lambda *arguments: real(*arguments) * math.nan)
+    real = trials.SegmentationLoss.__call__
+    monkeypatch.setattr(
+        trials.SegmentationLoss, "__call__", lambda *arguments: [math.nan * loss for loss in real(*arguments)]
+    )
     trial = run_trial()
     assert (trial.loss, trial.miou) == (None, None)
 
 
-def test_trials_rank_by_miou_then_loss():
+def candidate(*scores: tuple[float | None, float | None]) -> CandidateTrials:
+    """Return trials with these losses and mIoUs."""
+    return CandidateTrials(tuple(Trial(seed, *score) for seed, score in enumerate(scores)))
+
+
+def test_candidates_rank_by_miou_then_loss():
     ordered = [
-        Trial(0, 2.0, 30.0),
-        Trial(1, 1.0, 20.0),
-        Trial(2, 1.5, 20.0),
-        Trial(3, 0.5, 0.0),
-        Trial(4, None, None),
+        candidate((2.0, 30.0)),
+        candidate((1.0, 10.0), (1.0, 30.0)),
+        candidate((1.5, 20.0), (1.5, 20.0)),
+        candidate((0.5, 0.0)),
+        candidate((0.5, 90.0), (None, None)),
     ]
-    assert sorted([ordered[i] for i in (4, 1, 0, 3, 2)], key=lambda trial: trial.rank) == ordered
-    first, second = Trial(0, 1.0, None), Trial(1, 2.0, None)
-    assert min((second, first), key=lambda trial: trial.rank) == first
+    assert sorted([ordered[i] for i in (4, 1, 0, 3, 2)], key=lambda own: own.rank) == ordered
+    first, second = candidate((1.0, None)), candidate((2.0, None))
+    assert min((second, first), key=lambda own: own.rank) == first
+    assert (ordered[1].miou, ordered[4].miou, ordered[4].loss) == (20.0, None, None)
+
+
+def test_trials_follow_the_recipe_of_trainings():
+    config = SearchRunConfig(steps=30, batch=6, crop=(32, 48), precision="bf16", balanced=False)
+    own = config.make_trial(5)
+    assert own == TrainConfig(steps=10, batch=6, crop=(32, 48), seed=5, precision="bf16", balanced=False)
+
+
+def test_each_candidate_has_trials_of_own_seeds(street, scenes, tried, tmp_path, monkeypatch):
+    """Their mean decides: the candidate with the best single trial may lose."""
+    mious = iter([50.0, 10.0, 31.0, 30.0])
+    ran = []
+
+    def score(architecture, config, *_):
+        ran.append((architecture.choices, config.seed))
+        return Trial(config.seed, 1.0, next(mious))
+
+    monkeypatch.setattr(finalize, "run_trial", score)
+    result = search(street, scenes, tmp_path / "run", change(tried, trial_seeds=2))
+    choices, seeds = zip(*ran, strict=True)
+    assert choices[0] == choices[1] != choices[2] == choices[3]
+    assert len({*seeds, tried.seed}) == 5
+    assert result.trial_seeds == [*seeds]
+    assert result.trial_mious == [30.0, 30.5]
+    assert Architecture.load(result.architecture).choices == choices[2]
 
 
 @pytest.fixture
@@ -137,9 +169,8 @@ def starts(monkeypatch):
         batches.append(loaded[0])
         return (batch for batch in loaded)
 
-    for module in (trials, network_trainer):
-        monkeypatch.setattr(module, "synchronise_norms", spy_network)
-        monkeypatch.setattr(module, "load_batches", spy_batches)
+    monkeypatch.setattr(network_trainer, "synchronise_norms", spy_network)
+    monkeypatch.setattr(network_trainer, "load_batches", spy_batches)
     return lambda: list(zip(weights, batches, strict=True))
 
 
@@ -147,9 +178,9 @@ def test_trial_starts_unlike_final_training(street_space, scenes, run, starts):
     """With the run's own seed, as in earlier versions, weights and batches would be those of the final training."""
     dataset = load_dataset(scenes, "train", (32, 32), augment=True)
     held_out = list(load_batches(load_dataset(scenes, "val", (32, 32)), 2, 0, start=0, stop=1))
-    config = SearchConfig(steps=3, batch=2)
+    config = SearchRunConfig(steps=3, batch=2)
     for seed in (config.seed, *(derive_trial_seed(config.seed, number) for number in range(3))):
-        trials.run_trial(street_space.sample(0), seed, config, open_fabric("cpu"), dataset, held_out)
+        trials.run_trial(street_space.sample(0), config.make_trial(seed), open_fabric("cpu"), dataset, held_out)
     train(run, scenes, TrainConfig(steps=1, batch=2, seed=config.seed))
     *trial_starts, final = starts()
     for number, (weights, (images, labels)) in enumerate(trial_starts):
@@ -166,13 +197,13 @@ def test_highest_trial_miou_wins(street, scenes, short, tmp_path, monkeypatch):
     """The mIoU of trials determines the result, not their loss, nor the order of the candidates."""
     runs: list[tuple[Architecture, int]] = []
 
-    def score(architecture, seed, *_):
-        runs.append((architecture, seed))
+    def score(architecture, config, *_):
+        runs.append((architecture, config.seed))
         is_best = len(runs) == best
-        return Trial(seed, 3.0 if is_best else 1.0, 40.0 if is_best else 30.0 - len(runs))
+        return Trial(config.seed, 3.0 if is_best else 1.0, 40.0 if is_best else 30.0 - len(runs))
 
     monkeypatch.setattr(finalize, "run_trial", score)
-    settings = change(short, trials=3)
+    settings = change(short, trials=3, trial_seeds=1)
     for best in (1, 3):
         runs.clear()
         result = search(street, scenes, tmp_path / str(best), settings)
@@ -193,9 +224,9 @@ def test_highest_trial_miou_wins(street, scenes, short, tmp_path, monkeypatch):
 def test_diverged_trial_never_wins(street, scenes, tried, tmp_path, monkeypatch):
     ran = []
 
-    def score(architecture, seed, *_):
+    def score(architecture, config, *_):
         ran.append(architecture)
-        return Trial(seed, *((None, None) if len(ran) == 1 else (5.0, 0.0)))
+        return Trial(config.seed, *((None, None) if len(ran) == 1 else (5.0, 0.0)))
 
     monkeypatch.setattr(finalize, "run_trial", score)
     result = search(street, scenes, tmp_path / "run", tried)

@@ -16,6 +16,7 @@ from lgc.search.constraint.exploration import draw_paths
 from lgc.search.data.datasets import load_dataset
 from lgc.search.runtime.batches import load_batches
 from lgc.search.runtime.fabric import open_fabric
+from lgc.search.supernet import supernet_trainer
 from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
 from lgc.search.supernet.blocks import BlockDecisions
 from lgc.search.supernet.supernet_trainer import SupernetTrainer
@@ -144,7 +145,7 @@ def test_learning_rate_and_temperature_follow_schedule(make, pairs):
 
 
 def test_weight_gradient_is_clipped(make, pairs, monkeypatch):
-    trainer = make(weight_decay=0.0)
+    trainer = make(optimiser="sgd", weight_decay=0.0)
     real = SegmentationLoss.__call__
     monkeypatch.setattr(SegmentationLoss, "__call__", lambda *arguments: [1e3 * real(*arguments)[0]])
     before = copy_state(trainer.net)
@@ -152,6 +153,19 @@ def test_weight_gradient_is_clipped(make, pairs, monkeypatch):
     steps = [value - before[name] for name, value in trainer.net.named_parameters()]
     norm = torch.cat([step.flatten() for step in steps]).norm() / trainer.config.weight_lr
     assert norm.item() == pytest.approx(MAX_GRADIENT_NORM, rel=1e-3)
+
+
+def test_adamw_steps_by_its_rate_and_decays_convolutions(make, pairs):
+    trainer = make(weight_lr=0.002, weight_decay=0.5)
+    before = copy_state(trainer.net)
+    trainer.train_step((pairs[0][0], None))
+    for name, value in trainer.net.named_parameters():
+        if value.grad is None:
+            assert torch.equal(value, before[name]), name  # also without decay
+            continue
+        decayed = before[name] * (1 - 0.002 * 0.5 * (value.ndim > 1))
+        steps = (value - decayed).abs()[value.grad.abs() > 1e-4]
+        torch.testing.assert_close(steps, torch.full_like(steps, 0.002), rtol=0.01, atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.75])
@@ -173,6 +187,25 @@ def test_latency_term_drives_architecture_to_target(make, street, pairs, monkeyp
     assert record["multiplier"] != 0
     assert unconstrained["multiplier"] == 0
     assert abs(unconstrained["load"] - 1) > 0.1
+
+
+@pytest.mark.parametrize(("progress", "low"), [(0.0, 0.5), (0.5, 0.25)])
+def test_entropy_stays_above_the_least(make, pairs, monkeypatch, progress, low):
+    """A loss that always pulls towards the first choices is answered by the penalty of the entropy."""
+    monkeypatch.setattr(
+        SupernetTrainer, "compute_loss", lambda self, sample, batch: -0.01 * self.alphas.logits()[:, 0].mean()
+    )
+    monkeypatch.setattr(SupernetTrainer, "progress", progress)
+    shares = []
+    for least in (0.5, 0.0):
+        monkeypatch.setattr(supernet_trainer, "LEAST_ENTROPY", least)
+        trainer = make(steps=100, warm_up=0.0, arch_lr=0.05, arch_decay=0.0, latency_term=False)
+        first = float(trainer.alphas.mean_entropy().detach())
+        for _ in range(200):
+            trainer._update_architecture(pairs[0][1], 1.0)
+        shares.append(float(trainer.alphas.mean_entropy().detach()) / first)
+    assert shares[0] == pytest.approx(low, abs=0.05)
+    assert shares[1] < 0.3 * low
 
 
 def test_without_target_beta_is_the_multiplier(make, pairs):
