@@ -60,11 +60,11 @@ bench-training: $(VENV)/.test $(VENV)/.kornia
 # KNOWN=FILE, those of a result are not repeated.
 WORK ?= runs/recipe
 bench-recipe: $(VENV)/.test
-	$(BENCH).training.recipe $(if $(DATA),--data "$(DATA)") $(if $(KNOWN),--known "$(KNOWN)") --work $(WORK) --out docs/benchmarks
+	$(BENCH).accuracy.recipe $(if $(DATA),--data "$(DATA)") $(if $(KNOWN),--known "$(KNOWN)") --work $(WORK) --out docs/benchmarks
 
 # An hour: `make bench-geometry DATA=DIR`; the same command again resumes.
 bench-geometry: $(VENV)/.test
-	$(BENCH).training.geometry $(if $(DATA),--data "$(DATA)") --work runs/geometry --out docs/benchmarks
+	$(BENCH).accuracy.geometry $(if $(DATA),--data "$(DATA)") --work runs/geometry --out docs/benchmarks
 
 # All parts run, even after a failure; the last line states whether anything ran under TensorRT.
 gpu-check: $(VENV)/.gpu

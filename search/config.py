@@ -37,12 +37,10 @@ ARCH_TRAVEL = 14.0
 MAX_ARCH_LR = 0.05
 """Learning rate of the architecture in the shortest searches. Ours."""
 
-WEIGHT_LRS = {
-    ADAMW: 2 * LEARNING_RATES[ADAMW],
-    "sgd": 0.025,
-}  # That of lgc-train, for twice the batch. SGD's: Assumption.
-LAST_LRS = {ADAMW: 0.0, "sgd": 1e-3}  # SGD's: Assumption.
-DECAYS = {ADAMW: WEIGHT_DECAYS[ADAMW], "sgd": 3e-4}  # SGD's: Assumption.
+# AdamW's are lgc-train's, with the rate for twice the batch; SGD's are assumptions.
+WEIGHT_LRS: dict[str, float] = {ADAMW: 2 * LEARNING_RATES[ADAMW], "sgd": 0.025}
+LAST_LRS: dict[str, float] = {ADAMW: 0.0, "sgd": 1e-3}
+DECAYS: dict[str, float] = {ADAMW: WEIGHT_DECAYS[ADAMW], "sgd": 3e-4}
 """Optimiser of the weights -> first and last learning rate, weight decay."""
 
 
@@ -57,8 +55,8 @@ class SearchConfig(BaseModel):
     steps: Count
     """Steps of the search: each trains the weights and, after the warm-up, the architecture."""
     strategy: Literal["gradient", "random", "evolution"] = "gradient"
-    """Search strategy: gradient (differentiable), or the baselines random and evolution on a uniformly trained
-    supernet; same target and compute budget. Spaces with searched widths have no gradient, and random by default."""
+    """Search strategy: gradient (differentiable), or random or evolution on a supernet trained on random paths; same
+    target and compute budget."""
     batch: Batch = 16  # Assumption.
     crop: Crop = None
     seed: Seed = 0
@@ -86,7 +84,7 @@ class SearchConfig(BaseModel):
     warm_up: Share = 0.3  # Assumption.
     """Fraction of steps for weight-only warm-up."""
     explore: Share = 0.2  # Ours.
-    """Share of the uniform distribution in the weights' paths after the warm-up, so every operator is trained."""
+    """Share of random paths near the target in the weights' steps after the warm-up, so every operator is trained."""
     balanced: Balanced = True
     optimiser: Optimiser = ADAMW  # Ours; GAS has SGD.
     """Optimiser of the supernet's weights; SGD has momentum 0.9."""
@@ -97,8 +95,7 @@ class SearchConfig(BaseModel):
     weight_decay: NonNegative = Field(default_factory=lambda settings: DECAYS[settings.get("optimiser", ADAMW)])
     """Weight decay of the weights."""
     arch_lr: Positive | None = None  # 1e-3: Assumption. Raised where parameters could not travel as far: Ours.
-    """Learning rate of the architecture (Adam); by default 1e-3, or 14 / steps in searches of fewer than 14,000 steps
-    after the warm-up, up to 0.05."""
+    """Learning rate of the architecture (Adam)."""
     arch_decay: NonNegative = 1e-4  # Assumption.
     """Weight decay of the architecture."""
     temperature: Positive = 1.0  # Assumption.

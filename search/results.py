@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Annotated, Self
 
 from pydantic import Field, JsonValue, TypeAdapter
@@ -191,3 +192,51 @@ class FrontResult(Result):
     steps: int
     warm_up_steps: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of several searches, and their standard deviation."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Self | None:
+        """Return the spread of numbers; None if one is missing."""
+        numbers = [value for value in values if value is not None]
+        return cls(mean(numbers), stdev(numbers)) if len(numbers) == len(values) else None
+
+
+@dataclass(frozen=True)
+class SeedsResult(Result):
+    """Searches that differ in their seed only.
+
+    Attributes:
+        seeds: seed of each search, at least two.
+        searches: their results.
+        predicted_ms: spread of the predicted latencies.
+        trial_miou: spread of the mIoU after the trials, in percent; None without trials.
+    """
+
+    seeds: tuple[int, ...]
+    searches: tuple[SearchResult, ...]
+    predicted_ms: Spread
+    trial_miou: Spread | None = None
+
+    @classmethod
+    def from_searches(cls, first_seed: int, searches: Sequence[SearchResult]) -> Self:
+        """Return the results of consecutive seeds with their spreads."""
+        predicted = Spread.of([search.predicted_ms for search in searches])
+        assert predicted is not None
+        mious = Spread.of([search.best_trial_miou for search in searches])
+        return cls(tuple(range(first_seed, first_seed + len(searches))), tuple(searches), predicted, mious)
+
+    @property
+    def best(self) -> SearchResult:
+        """Search with the highest mIoU after its trials, or in its supernet without trials.
+
+        The trials of two searches may have the same images, and the supernets are trained apart: a comparison of two
+        networks needs a training of both.
+        """
+        return max(self.searches, key=lambda search: search.best_trial_miou or search.supernet_miou or 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import LgcError, UsageError
-from ..search.config import SearchRunConfig
+from ..search.config import DECAYS, LAST_LRS, WEIGHT_LRS, SearchRunConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
     announce_dataset,
@@ -27,7 +27,7 @@ from .cli.console import (
     share_cores,
 )
 from .cli.lut_show import warn_of_error
-from .cli.model_options import CACHE_DEFAULT, WORKERS_DEFAULT, add_options
+from .cli.model_options import CACHE_DEFAULT, WORKERS_DEFAULT, add_options, describe_defaults
 from .cli.options import (
     DataOption,
     JsonOption,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ..lut.table.table import LatencyTable
     from ..models.space.protocol import SearchSpace
     from ..profiler.profile import ProfileResult
-    from ..search.results import SearchResult
+    from ..search.results import FrontResult, SearchResult, SeedsResult
 
 MAX_IDLE_SHARE = 0.6
 """Share of zero and skip edges above which a result is reported as collapsed."""
@@ -57,7 +57,9 @@ MAX_INTERVAL_PCT = 10.0
 """Half width of a table's prediction interval above which a warning is printed."""
 
 SEARCH_FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "communication", "fusion", "latency_term",
-          "balanced", "arch_lr", "warm_up", "trials", "beta", "scope", "workers", "cache", "seed",
+          "balanced", "optimiser", "weight_lr", "weight_lr_end", "weight_decay", "arch_lr", "arch_decay", "warm_up",
+          "explore", "temperature", "temperature_end", "gamma", "embedding", "beta", "multiplier_lr", "samples",
+          "finalists", "trials", "trial_seeds", "trial_share", "scope", "workers", "cache", "seed",
           "precision")  # fmt: skip
 """Fields of `SearchRunConfig` that are options."""
 
@@ -91,11 +93,25 @@ MeasureOption = Annotated[
 ]
 
 
+SeedsOption = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Searches with as many seeds from --seed on, each in its folder RUN/seed-N; compared."
+    ),
+]
+
+
 @app.command()
 @add_options(
     SearchRunConfig,
     *SEARCH_FIELDS,
     steps="80 epochs of half the images",
+    weight_lr=describe_defaults(WEIGHT_LRS),
+    weight_lr_end=describe_defaults(LAST_LRS),
+    weight_decay=describe_defaults(DECAYS),
+    arch_lr="14 / steps after the warm-up, 0.001 to 0.05",
+    communication="gcn; none with shared cells",
+    trial_share="1/3",
     workers=WORKERS_DEFAULT,
     cache=CACHE_DEFAULT,
 )
@@ -108,6 +124,7 @@ def search(
     target_ms: TargetMsOption = None,
     target_fps: TargetFpsOption = None,
     measure: MeasureOption = False,
+    seeds: SeedsOption = 1,
     device: Annotated[str | None, make_device_option("the table's GPU, else cpu", "to train the supernet on")] = None,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
@@ -126,22 +143,65 @@ def search(
 
     given = {name: value for name, value in settings.items() if is_given(context, name)}
     given |= _group_targets(target_ms, target_fps, len(lut))
-    settings = resume_settings(SearchRunConfig, given, out, "search", say)
+    first_seed = settings["seed"]
+    folders = _list_folders(out, seeds, first_seed, given)
+    settings = resume_settings(SearchRunConfig, given, next(iter(folders)), "search", say)
     config = SearchRunConfig(**{"steps": 1, **settings})
     share_cores()
     load_operators(plugin)
     predictors, warnings = _open_predictors(lut, space, data, config.scope, out)
     targets_ms, conversions = _convert_frame_rates(config.targets_fps, predictors)
-    from ..profiler.deployment.latency import make_latency_meter  # imports torch, as do the next
-    from ..search.engine import default_search_steps, list_inactive_targets
-    from ..search.engine import search as run_search
-    from ..search.results import FrontResult
-    from ..search.runtime.run_folder import is_finished
+    from ..search.engine import default_search_steps, list_inactive_targets  # imports torch, as do the next
+    from ..search.results import FrontResult, SeedsResult
 
     steps = settings.get("steps") or default_search_steps(data, predictors[0].space, config.batch)
     config = config.model_copy(update={"steps": steps, "targets_ms": targets_ms or config.targets_ms})
     warnings = [*conversions, *list_inactive_targets(predictors, config), *warnings]
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
+    found = [
+        _search_folder(predictors, data, folder, own, chosen_device, measure, warnings)
+        for folder, own in ((folder, _change_seed(config, seed)) for folder, seed in folders.items())
+    ]
+    results = [row for each in found for row in (each.front if isinstance(each, FrontResult) else [each])]
+    result = found[0] if seeds == 1 else SeedsResult.from_searches(first_seed, results)
+    _warn_if_collapsed(results)
+    best = result.best.architecture.parent if isinstance(result, SeedsResult) else out
+    following = [] if isinstance(result, FrontResult) else [suggest_command("lgc-train", best, "--data", data)]
+    summary = _format_seeds(result) if isinstance(result, SeedsResult) else []
+    emit(result.as_dict(), as_json, _make_table(results), *_format_lines(results), *summary, *following)
+
+
+def _list_folders(out: Path, seeds: int, first: int, given: Mapping[str, Any]) -> dict[Path, int | None]:
+    """Return the run folder of each search, with its seed; None for that of the settings.
+
+    Raises:
+        UsageError: there are several seeds and several points of targets.
+    """
+    if seeds == 1:
+        return {out: None}
+    if len(given.get("targets_ms", ())) > 1:
+        raise UsageError("--seeds is for a single point of targets: leave it out, or all targets but one")
+    return {out / f"seed-{seed}": seed for seed in range(first, first + seeds)}
+
+
+def _change_seed(config: SearchRunConfig, seed: int | None) -> SearchRunConfig:
+    return config if seed is None else config.model_copy(update={"seed": seed})
+
+
+def _search_folder(
+    predictors: Sequence[Predictor],
+    data: Path,
+    out: Path,
+    config: SearchRunConfig,
+    device: str,
+    measure: bool,
+    warnings: list[str],
+) -> SearchResult | FrontResult:
+    """Search with a progress bar, and print the warnings with the first step; return the result."""
+    from ..profiler.deployment.latency import make_latency_meter
+    from ..search.engine import search as run_search
+    from ..search.runtime.run_folder import is_finished
+
     finished = is_finished(out, "search")
     with progress_bar() as on_progress:
         count = announce_resumption(make_step_progress("searching", on_progress))
@@ -155,7 +215,7 @@ def search(
             data,
             out,
             config,
-            device=chosen_device,
+            device=device,
             measure=make_latency_meter(predictors[0].table_path, config.scope) if measure else None,
             on_step=on_step,
             on_cache=make_step_progress("decoding", on_progress),
@@ -164,10 +224,18 @@ def search(
     _print_all(warnings)
     if finished:
         say(f"{out} is finished: nothing was searched; for a longer search, choose another --out")
-    results = result.front if isinstance(result, FrontResult) else (result,)
-    _warn_if_collapsed(results)
-    following = [suggest_command("lgc-train", out, "--data", data)] if len(results) == 1 else []
-    emit(result.as_dict(), as_json, _make_table(results), *_format_lines(results), *following)
+    return result
+
+
+def _format_seeds(result: SeedsResult) -> list[str]:
+    """Return a line with mean and standard deviation over the seeds."""
+    rows = {"trial mIoU": (result.trial_miou, ".1f", " %"), "predicted": (result.predicted_ms, ".3f", " ms")}
+    parts = [
+        f"{name} {estimate.mean:{digits}}{unit} ± {estimate.deviation:{digits}}"
+        for name, (estimate, digits, unit) in rows.items()
+        if estimate is not None
+    ]
+    return [f"{len(result.searches)} searches, mean ± standard deviation: {', '.join(parts)}"]
 
 
 def _print_all(warnings: list[str]) -> None:

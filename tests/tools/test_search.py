@@ -216,12 +216,21 @@ def test_each_table_has_its_target(run_search, lut, reach, tmp_path):
 )
 def test_options_reach_the_search(run_search, tmp_path, option, setting):
     arguments = f"{option} --cells shared --communication none --fusion fixed --arch-lr 0.01 --warm-up 0.5"
-    arguments += " --strategy evolution --seed 3 --crop 16x24 --scope core --precision bf16"
+    arguments += " --strategy evolution --seed 3 --crop 16x24 --scope core --precision bf16 --optimiser sgd"
+    arguments += " --weight-lr 0.01 --weight-lr-end 0.002 --explore 0.1 --trial-seeds 1 --samples 9 --gamma 0.3"
     run_search(*arguments.split())
     settings = json.loads((tmp_path / "run" / "search.json").read_text())
     expected = {"cells": "shared", "communication": "none", "fusion": "fixed", "arch_lr": 0.01, **setting}
     expected |= {"warm_up": 0.5, "strategy": "evolution", "seed": 3, "crop": [16, 24], "scope": "core"}
-    expected |= {"precision": "bf16", "steps": 4, "batch": 2, "targets_ms": [], "quantile": None}
+    expected |= {"precision": "bf16", "steps": 4, "batch": 2, "targets_ms": [], "quantile": None, "optimiser": "sgd"}
+    expected |= {
+        "weight_lr": 0.01,
+        "weight_lr_end": 0.002,
+        "explore": 0.1,
+        "trial_seeds": 1,
+        "samples": 9,
+        "gamma": 0.3,
+    }
     assert {name: settings[name] for name in expected} == expected
 
 
@@ -340,6 +349,36 @@ def test_trials_are_printed(call, lut, data, tmp_path):
     best, all_scores = max(result["trial_mious"]), ", ".join(f"{miou:.1f}" for miou in result["trial_mious"])
     assert row.split()[-3] == f"{best:.1f}"
     assert f"  mIoU of the candidates after trials of {result['trial_steps']} steps: {all_scores}" in done.out
+
+
+def test_seeds_are_searched_and_compared(call, lut, data, reach, tmp_path):
+    fastest, slowest = reach
+    options = ("--lut", lut, "--data", data, "--steps", 4, "--batch", 2, "--trials", 2, "--seed", 3, "--seeds", 2)
+    target = ("--target-ms", (fastest + slowest) / 2)
+    out = tmp_path / "run"
+    content = json.loads(call("lgc-search", *options, *target, "--out", out, "--json").out)
+    assert content["seeds"] == [3, 4]
+    mious = [max(search["trial_mious"]) for search in content["searches"]]
+    for seed, search in zip(content["seeds"], content["searches"], strict=True):
+        folder = out / f"seed-{seed}"
+        assert search["architecture"] == str(folder / "architecture.json")
+        assert json.loads((folder / "search.json").read_text())["seed"] == seed
+        alone = call("lgc-search", *options[:-4], "--seed", seed, *target, "--out", tmp_path / str(seed), "--json")
+        assert json.loads(alone.out)["trial_mious"] == search["trial_mious"]
+    assert content["trial_miou"]["mean"] == pytest.approx(sum(mious) / 2)
+    assert content["trial_miou"]["deviation"] == pytest.approx(abs(mious[0] - mious[1]) / 2**0.5)
+    again = call("lgc-search", *options, *target, "--out", out)
+    assert f"{out}/seed-3 is finished" in again.err
+    assert f"2 searches, mean ± standard deviation: trial mIoU {sum(mious) / 2:.1f} %" in again.out
+    best = 3 + mious.index(max(mious))
+    assert f"lgc-train {out}/seed-{best}" in again.out
+
+
+def test_seeds_of_a_front_are_refused(call, lut, data, reach, tmp_path):
+    targets = [part for ms in reach for part in ("--target-ms", ms)]
+    done = call("lgc-search", "--lut", lut, "--data", data, *targets, "--seeds", 2, "--out", tmp_path / "run")
+    assert "--seeds is for a single point of targets" in done.refusal("lgc-search")
+    assert not (tmp_path / "run").exists()
 
 
 def test_collapsed_architecture_gives_a_warning(run_search, reach):

@@ -20,7 +20,7 @@ from typing import Any
 
 from lgc.search.data.synthetic.writers import write_scenes
 
-from . import trees
+from ..common import trees
 
 SCENES = {"train": 27, "val": 4, "test": 0}
 SCENES_SIZE, SIZE = (192, 256), (96, 128)

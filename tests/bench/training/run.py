@@ -1,7 +1,7 @@
 """Benchmark of training: loading of data, training step, clipping of gradients, resuming.
 
 `make bench-training` on generated scenes; `--data DIR` has CamVid's real images for the views of its size. Recipes and
-their scores are `bench.training.recipe`. Datasets, caches and trainings are in a temporary folder, or in `--scratch`.
+their scores are `bench.accuracy.recipe`. Datasets, caches and trainings are in a temporary folder, or in `--scratch`.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..common import trees
 from ..common.paired_timing import compare_rounds, time_in_turns
-from . import street, trees
+from . import street
 
 BASELINE = "55c2501"
 BATCH = 8

@@ -22,16 +22,14 @@ import numpy as np
 from lgc.lut import Target
 from lgc.models.geometry import Geometry
 from lgc.models.space.lgcnet import LGCNetSpace
-from lgc.models.space.protocol import ARCHITECTURE_FILE
 from lgc.profiler.backends import get_backend
-from lgc.profiler.machine.devices import read_cpu_model
 from lgc.profiler.machine.environment import fingerprint
 
+from ..common import trees
 from ..common.paired_timing import compare_rounds, time_in_turns
 from ..common.results import page_header, stamp, write_result
-from . import trees
-from .recipe import SPLITS, Setting, call, count_steps, keep, lock, write_json
 from .recipe_page import estimate_mean
+from .trainings import SPLITS, Setting, keep, place_architecture, run_once, train_and_score
 
 PRESET = "lgcnet-camvid"
 ROUNDS = 30
@@ -107,33 +105,16 @@ def parse_arguments() -> argparse.Namespace:
 def run_training(case: str, geometry: int, seed: int, setting: Setting, tree: Path) -> str:
     """Train the architecture of a seed and score it on each split; a finished training is not repeated."""
     chosen, name = CASES[case], f"{list(CASES).index(case)}-geometry-{geometry}-seed-{seed}"
-    path = setting.work / f"{name}.json"
-    with lock(path.with_suffix(".lock")) as held:
-        if path.exists() or held is None:
-            return f"{name}: {'finished before' if path.exists() else 'runs in another process'}"
-        run = setting.work / "runs" / name
-        preset = LGCNetSpace.load(PRESET).with_input(*chosen.input)
-        space = LGCNetSpace.from_dict({**preset.to_dict(), "geometry": geometry}, PRESET)
-        run.mkdir(parents=True, exist_ok=True)
-        if not (run / ARCHITECTURE_FILE).exists():
-            space.sample(seed).save(run / ARCHITECTURE_FILE)
-        options = [str(run), "--batch", str(setting.batch), "--steps", str(count_steps(setting)), "--seed", str(seed)]
-        options += [] if chosen.crop is None else ["--crop", "x".join(map(str, chosen.crop))]
-        results = {"train": call(name, setting, tree, held, *options)}
-        for split in SPLITS:
-            results[split] = call(name, setting, tree, held, str(run), "--evaluate", "--split", split)
-    content = {
-        "case": case,
-        "geometry": geometry,
-        "seed": seed,
-        "steps": count_steps(setting),
-        "machine": read_cpu_model(),
-        "seconds": results["train"]["seconds"],
-        **{split: {key: results[split][key] for key in ("miou", "per_class")} for split in SPLITS},
-    }
-    write_json(path, content)
-    scores = ", ".join(f"{split} mIoU {content[split]['miou']:.2f} %" for split in SPLITS)
-    return f"{name}: {scores}, {content['seconds']:.0f} s"
+    preset = LGCNetSpace.load(PRESET).with_input(*chosen.input)
+    space = LGCNetSpace.from_dict({**preset.to_dict(), "geometry": geometry}, PRESET)
+    options = [] if chosen.crop is None else ["--crop", "x".join(map(str, chosen.crop))]
+
+    def make(held: int) -> dict[str, Any]:
+        place_architecture(space.sample(seed), setting.work / "runs" / name)
+        scores = train_and_score(name, setting, tree, held, seed, options=options)
+        return {"case": case, "geometry": geometry, **scores}
+
+    return run_once(name, setting, make)
 
 
 def make_graph(channels: int, ratio: int, size: tuple[int, int], geometry: Geometry) -> Callable[[], float]:
@@ -213,7 +194,7 @@ def render_page(result: dict[str, Any]) -> str:
     settings = result["settings"]
     lines = [
         *page_header("Geometry of feature maps: CamVid", result),
-        f"Written by `make bench-geometry DATA=DIR` (`tests/bench/training/geometry.py`). Random architectures "
+        f"Written by `make bench-geometry DATA=DIR` (`tests/bench/accuracy/geometry.py`). Random architectures "
         f"of `{settings['space']}`, one a seed, {settings['epochs']} epochs, batch {settings['batch']}, the default "
         f"recipe at {settings['trained_at']}. In geometry 1, resizes have half-pixel centres; in geometry 2, pixel p "
         "reads feature p / ratio. Differences are paired by seed, with their 95 % interval (Student's t).",

@@ -15,10 +15,10 @@ from lgc.profiler.machine.environment import fingerprint
 from lgc.search.data.datasets import load_dataset
 
 from ..common.results import page_header, stamp, write_result
+from .trainings import SPLITS
 
 BASELINE = "baseline"
 SCORES = ("miou", "pixel_accuracy")
-SPLITS = ("val", "test")
 CONFIDENCE = 0.95
 
 
@@ -97,7 +97,7 @@ def render_page(result: dict[str, Any]) -> str:
     machines = ", ".join(sorted({row.get("machine", "unknown") for row in result["trainings"]}))
     lines = [
         *page_header(f"Recipes of training: CamVid, {result['name'][-1]}", result),
-        "Written by `make bench-recipe DATA=DIR` (`tests/bench/training/recipe.py`), on the "
+        "Written by `make bench-recipe DATA=DIR` (`tests/bench/accuracy/recipe.py`), on the "
         f"{result['images']['count']} training images of CamVid ({', '.join(result['images']['formats'])}), which are "
         f"not part of the repository: {settings['epochs']} epochs at {result['name'][-1]}, batch {settings['batch']}, "
         f"from random weights on a CPU ({machines}). A recipe is chosen by the scores on val; those on test report "
@@ -105,7 +105,7 @@ def render_page(result: dict[str, Any]) -> str:
         "baseline are paired by seed, with their 95 % interval (Student's t over the seeds).",
         "",
         "`fast-scnn` is the peer; `separable-64` and `residual-32` are forms of a space with a stem to 1/8 and cells "
-        "of one node (`tests/bench/training/forms.py`), with an auxiliary output at 1/16 and at 1/32.",
+        "of one node (`tests/bench/accuracy/forms.py`), with an auxiliary output at 1/16 and at 1/32.",
         "",
         "| recipe | commit | options of `lgc-train` |",
         "|" + " --- |" * 3,

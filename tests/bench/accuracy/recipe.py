@@ -8,24 +8,17 @@ options of `lgc-train`. Of the dataset, the result has counts and scores only.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
-import math
-import os
 import shutil
-import statistics
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lgc.profiler.machine.devices import read_cpu_model
-
-from . import trees
+from ..common import trees
+from .trainings import Setting, TrainingFailedError, keep, run_once, train_and_score, write_json
 
 RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "baseline": ("3ed29be", ()),  # the first whose lgc-train trains other networks than a search's
@@ -35,37 +28,6 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
 FORMS = Path(__file__).with_name("forms.py")
 NETWORKS = {"fast-scnn": "peer:fast-scnn", "separable-64": "build_separable", "residual-32": "build_residual"}
 """Name -> peer, or factory in `forms.py`."""
-TRAINED = ("miou", "pixel_accuracy", "seconds", "images", "config", "curve", "best_step", "last_miou")
-SCORED = ("miou", "pixel_accuracy", "per_class", "images", "scored_at")
-"""Keys of the results of `lgc-train` that are kept, where the version has them."""
-SPLITS = ("val", "test")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all trainings have in common.
-
-    Attributes:
-        data: folder of CamVid.
-        work: folder of the trainings.
-        size: height and width of the images.
-        batch: images of a step.
-        epochs: passes over the training images.
-        threads: threads of a training.
-        repository: repository with the commits of the recipes.
-    """
-
-    data: Path
-    work: Path
-    size: tuple[int, int]
-    batch: int
-    epochs: int
-    threads: int
-    repository: Path
-
-    def list_settings(self) -> dict[str, Any]:
-        """Return what determines the results."""
-        return {"input": list(self.size), "batch": self.batch, "epochs": self.epochs}
 
 
 @dataclass(frozen=True)
@@ -80,10 +42,6 @@ class Training:
     def name(self) -> str:
         """Name of its files in the work folder."""
         return f"{self.recipe}-{self.network}-seed-{self.seed}"
-
-
-class TrainingFailedError(Exception):
-    """A training that ended with an error; the others go on."""
 
 
 def main() -> None:
@@ -204,117 +162,23 @@ def recipe_path(setting: Setting, recipe: str) -> Path:
     return setting.work / f"{recipe}.recipe.json"
 
 
-def keep(path: Path, content: dict[str, Any]) -> None:
-    """Write a file, or stop if it exists with other content."""
-    if path.exists() and json.loads(path.read_text()) != content:
-        sys.exit(f"{path} has {path.read_text()}, not {json.dumps(content)}: choose another --work or recipe name")
-    write_json(path, content)
-
-
 def run_training(training: Training, setting: Setting) -> str:
     """Train and score on each split, and write the result; return a message. A finished training is not repeated."""
-    path = setting.work / f"{training.name}.json"
-    with lock(path.with_suffix(".lock")) as held:
-        if path.exists():
-            return f"{training.name}: finished before"
-        if held is None:
-            return f"{training.name}: runs in another process"
+
+    def make(held: int) -> dict[str, Any]:
         recipe = json.loads(recipe_path(setting, training.recipe).read_text())
-        run = setting.work / "runs" / training.name
-        network = network_reference(setting, training.network)
-        size = "x".join(map(str, setting.size))
-        train = ("--network", network, "--input", size, "--out", str(run), *recipe["options"])
-        lengths = ("--batch", str(setting.batch), "--steps", str(count_steps(setting)), "--seed", str(training.seed))
         tree = trees.check_out(recipe["commit"], setting.work / "trees", setting.repository)
-        results = {"train": call(training.name, setting, tree, held, *train, *lengths)}
-        for split in SPLITS:
-            score = (str(run), "--network", network, "--evaluate", "--split", split)
-            results[split] = call(training.name, setting, tree, held, *score)
-    content = {
-        "recipe": training.recipe,
-        **recipe,
-        "network": training.network,
-        "seed": training.seed,
-        "steps": count_steps(setting),
-        "threads": setting.threads,
-        "machine": read_cpu_model(),
-        "train": select(results["train"], TRAINED),
-        "gradient_norm": describe_norms(run / "train.jsonl"),
-        **{split: select(results[split], SCORED) for split in SPLITS},
-    }
-    write_json(path, content)
-    scores = ", ".join(f"{split} mIoU {content[split]['miou']:.2f} %" for split in SPLITS)
-    return f"{training.name}: {scores}, {results['train']['seconds']:.0f} s"
+        network = network_reference(setting, training.network)
+        scores = train_and_score(training.name, setting, tree, held, training.seed, network, recipe["options"])
+        return {"recipe": training.recipe, **recipe, "network": training.network, **scores}
 
-
-@contextmanager
-def lock(path: Path) -> Iterator[int | None]:
-    """Yield a descriptor that holds a lock, which child processes inherit; None if another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield descriptor
-    finally:
-        os.close(descriptor)
+    return run_once(training.name, setting, make)
 
 
 def network_reference(setting: Setting, network: str) -> str:
     """Return the value of `--network`."""
     reference = NETWORKS[network]
     return reference if reference.startswith("peer:") else f"{setting.work / FORMS.name}:{reference}"
-
-
-def count_steps(setting: Setting) -> int:
-    """Return the steps of the training: full batches of each epoch."""
-    from lgc.search.data.datasets import load_dataset
-
-    return setting.epochs * max(len(load_dataset(setting.data, "train")) // setting.batch, 1)
-
-
-def call(name: str, setting: Setting, tree: Path, held: int, *arguments: str) -> dict[str, Any]:
-    """Return the result of `lgc-train` of a source tree; stop if it fails. What it prints is in the training's log."""
-    line = [*trees.command("train"), *arguments, "--data", str(setting.data), "--json"]
-    log = setting.work / f"{name}.log"
-    with log.open("a") as file:
-        done = subprocess.run(
-            line,
-            cwd=setting.work,
-            env=trees.environment(tree, setting.threads),
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-            check=False,
-            pass_fds=(held,),
-        )
-    if done.returncode:
-        raise TrainingFailedError(f"{name}: exit code {done.returncode}, see {log}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
-def describe_norms(log: Path) -> dict[str, float] | None:
-    """Return median, 99th percentile and maximum of the finite gradient norms of a log; None without any."""
-    records = map(json.loads, log.read_text().splitlines())
-    norms = sorted(norm for record in records if math.isfinite(norm := record.get("gradient_norm") or math.nan))
-    if not norms:
-        return None
-    return {"median": statistics.median(norms), "p99": norms[math.ceil(0.99 * len(norms)) - 1], "max": norms[-1]}
-
-
-def select(result: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Return those keys of a result that its version has."""
-    return {key: result[key] for key in keys if key in result}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in one step, so that a kill leaves none half-written."""
-    scratch = path.with_name(f"{path.name}.part")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
-    scratch.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,262 @@
+"""Networks of `rapid` found for two latencies, against peers, random architectures and other strategies, on CamVid.
+
+`make bench-camvid DATA=DIR` takes about ten hours of a core. Each finished search and training is a file in `--work`;
+run the same command again to resume, with `--parts` for some of it. Of the dataset, the result has counts and scores
+only. Latencies are measured last, all in one run: leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lgc.lut.predictor import Predictor
+from lgc.lut.table.table import LatencyTable
+from lgc.models.space.lgcnet import LGCNetArchitecture
+from lgc.models.space.protocol import ARCHITECTURE_FILE, Architecture
+from lgc.profiler.machine.devices import read_cpu_model
+from lgc.search.constraint.constraint import CostConstraint
+from lgc.search.constraint.projection import build_architecture, project_to_target
+from lgc.search.decisions import Decisions
+
+from ..common import trees
+from .trainings import (
+    Setting,
+    TrainingFailedError,
+    call,
+    keep,
+    place_architecture,
+    run_once,
+    train_and_score,
+)
+
+SPACE = "rapid"
+PEERS = {"fast-scnn": 3, "ddrnet-23-slim": 3, "pidnet-s": 3, "stdc1": 1, "bisenetv2": 1}
+"""Peer -> number of seeds."""
+LEVELS = {"fast": "fast-scnn", "accurate": "ddrnet-23-slim"}
+"""Latency of the searches -> peer that has it."""
+MARGIN = 0.98
+"""Target of a search, as a share of the peer's latency."""
+STRATEGIES = ("gradient", "random", "evolution")
+DEFAULT_STRATEGY = "gradient"
+"""Strategy of the searches at both latencies; the others are compared at the lower one."""
+SEARCHES, SEEDS = 3, 3
+"""Searches at each latency, and trainings of each result."""
+RANDOM = 16
+"""Random architectures at the lower latency, one training each."""
+SEARCH_STEPS = 440
+"""Steps of a search, of 16 images: 40 passes over half of the training images."""
+TARGETS, TARGET_STEPS = 5, 40
+"""Targets over the range of the table, and steps of the short searches for them."""
+PARTS = ("peers", "ours", "random", "strategies", "targets", "latency")
+SIZES = ((192, 256), (384, 512))
+"""Input sizes of the measured latencies; the first is that of trainings and searches."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A search or a training.
+
+    Attributes:
+        name: name of its file in the work folder.
+        make: returns the content, given a descriptor of its lock.
+    """
+
+    name: str
+    make: Callable[[int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that the jobs share.
+
+    Attributes:
+        setting: data, work folder, size and length of the trainings.
+        tree: source tree whose commands run.
+        commit: its commit.
+        table: latency table.
+        targets: target of each level, in ms by the table's statistic.
+    """
+
+    setting: Setting
+    tree: Path
+    commit: str
+    table: Path
+    targets: dict[str, float]
+
+    def make_training(self, network: str, seed: int, architecture: Path | None) -> Job:
+        """Return the training of a peer, or of an architecture."""
+        name = f"{network}-seed-{seed}"
+
+        def make(held: int) -> dict[str, Any]:
+            if architecture is not None:
+                place_architecture(LGCNetArchitecture.load(architecture), self.setting.work / "runs" / name)
+            reference = None if architecture is not None else f"peer:{network}"
+            scores = train_and_score(name, self.setting, self.tree, held, seed, reference)
+            return {"network": network, "commit": self.commit, **scores}
+
+        return Job(name, make)
+
+    def make_search(self, name: str, target_ms: float, *options: str) -> Job:
+        """Return a search, whose run folder is `searches/NAME`."""
+
+        def make(held: int) -> dict[str, Any]:
+            out = self.locate(name).parent
+            inputs = ("--lut", str(self.table), "--data", str(self.setting.data), "--out", str(out))
+            target = ("--target-ms", f"{target_ms:.4f}", "--measure")
+            found = call(name, self.setting, self.tree, held, *inputs, *target, *options, tool="search")
+            kept = {key: value for key, value in found.items() if key != "architecture"}
+            return {"commit": self.commit, "machine": read_cpu_model(), **kept}
+
+        return Job(name, make)
+
+    def locate(self, search: str) -> Path:
+        """Return the architecture of a search."""
+        return self.setting.work / "searches" / search / ARCHITECTURE_FILE
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.data is None or not arguments.data.is_dir():
+        sys.exit(f"no folder {arguments.data}: CamVid cannot be downloaded here, pass its folder with --data")
+    repository = arguments.repository.resolve()
+    setting = Setting(arguments.data.resolve(), arguments.work.resolve(), SIZES[0], 8, arguments.epochs, 1, repository)
+    bench = prepare(setting)
+    failures = 0
+    for part in [part for part in PARTS if part in arguments.parts]:
+        for stage in list_stages(part, bench):
+            with ThreadPoolExecutor(arguments.jobs) as pool:
+                for future in [pool.submit(run_once, job.name, setting, job.make) for job in stage]:
+                    try:
+                        print(future.result(), flush=True)
+                    except TrainingFailedError as error:
+                        print(error, file=sys.stderr, flush=True)
+                        failures += 1
+    if arguments.out is not None:
+        from .camvid_page import write_camvid
+
+        write_camvid(bench.setting, bench.commit, bench.targets, arguments.out)
+    sys.exit(failures > 0)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="folder of the result and its page; default: none are written")
+    parser.add_argument("--data", type=Path, help="folder of CamVid, 360x480")
+    parser.add_argument("--work", type=Path, required=True, help="folder of searches and trainings, which is kept")
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time, one thread each")
+    parser.add_argument("--repository", type=Path, default=trees.REPOSITORY, help="repository with the commit")
+    return parser.parse_args()
+
+
+def prepare(setting: Setting) -> Bench:
+    """Write what must not change while the work folder is used: settings, commit, table and targets."""
+    setting.work.mkdir(parents=True, exist_ok=True)
+    recorded = setting.work / "settings.json"
+    known = json.loads(recorded.read_text()) if recorded.exists() else {}
+    commit = known.get("commit") or trees.resolve_commit("HEAD", setting.repository)
+    keep(recorded, {**setting.list_settings(), "commit": commit, "space": SPACE, "search_steps": SEARCH_STEPS})
+    tree = trees.check_out(commit, setting.work / "trees", setting.repository)
+    table, size = setting.work / f"{SPACE}.lut", "x".join(map(str, setting.size))
+
+    def profile(held: int) -> dict[str, Any]:
+        line = ("--space", SPACE, "--input", size, "--device", "cpu", "--out", str(table))
+        return call("table", setting, tree, held, *line, tool="profile")
+
+    def measure(held: int) -> dict[str, Any]:
+        peers = [part for peer in LEVELS.values() for part in ("--peer", peer)]
+        line = (*peers, "--input", size, "--classes", "11", "--seconds", "60s")
+        return call("levels", setting, tree, held, *line, tool="bench")
+
+    for name, make in (("table", profile), ("levels", measure)):
+        print(run_once(name, setting, make), flush=True)
+    rows = json.loads((setting.work / "levels.json").read_text())["results"]
+    latencies = {row["name"]: row["latency_ms"] for row in rows}
+    targets = {level: MARGIN * latencies[peer] for level, peer in LEVELS.items()}
+    return Bench(setting, tree, commit, table, targets)
+
+
+def list_stages(part: str, bench: Bench) -> Iterator[list[Job]]:
+    """Yield jobs that may run at the same time; a later stage needs those before it."""
+    if part == "peers":
+        seeds = [(peer, seed) for seed in range(max(PEERS.values())) for peer, count in PEERS.items() if seed < count]
+        yield [bench.make_training(peer, seed, None) for peer, seed in seeds]
+    elif part == "ours":
+        yield from _search_and_train(bench, [DEFAULT_STRATEGY], list(LEVELS))
+    elif part == "strategies":
+        others = [strategy for strategy in STRATEGIES if strategy != DEFAULT_STRATEGY]
+        yield from _search_and_train(bench, others, ["fast"])
+    elif part == "random":
+        networks = {f"fast-drawn-{number}": number for number in range(RANDOM)}
+        for name, number in networks.items():
+            if not bench.locate(name).exists():
+                place_architecture(
+                    draw_architecture(bench.table, bench.targets["fast"], number), bench.locate(name).parent
+                )
+        yield [bench.make_training(name, 0, bench.locate(name)) for name in networks]
+    elif part == "targets":
+        options = ("--strategy", "random", "--steps", str(TARGET_STEPS), "--trials", "0")
+        yield [bench.make_search(f"target-{index}", ms, *options) for index, ms in enumerate(list_targets(bench.table))]
+    elif part == "latency":
+        yield [Job(f"latency-{height}x{width}", _make_latency(bench, (height, width))) for height, width in SIZES]
+
+
+def _search_and_train(bench: Bench, strategies: Sequence[str], levels: Sequence[str]) -> Iterator[list[Job]]:
+    names = {
+        f"{level}-{strategy}-{number}": (level, strategy, number)
+        for number in range(SEARCHES)
+        for level in levels
+        for strategy in strategies
+    }
+    yield [
+        bench.make_search(
+            name,
+            bench.targets[level],
+            *("--strategy", strategy, "--steps", str(SEARCH_STEPS), "--seed", str(number)),
+        )
+        for name, (level, strategy, number) in names.items()
+    ]
+    yield [bench.make_training(name, seed, bench.locate(name)) for seed in range(SEEDS) for name in names]
+
+
+def draw_architecture(table: Path, target_ms: float, seed: int) -> Architecture:
+    """Return a random architecture just below a target: random preferences, projected as by the search at random."""
+    with LatencyTable.open(table) as opened:
+        predictor = Predictor(opened.space, opened)
+    constraint = CostConstraint.from_predictors(Decisions(predictor.space), [predictor], [target_ms])
+    preference = constraint.decisions.draw_preferences(1, np.random.default_rng(seed))
+    return build_architecture(project_to_target(preference.argmax(axis=2), preference, constraint), 0, constraint)
+
+
+def list_targets(table: Path) -> list[float]:
+    """Return targets over the range of a table, evenly spaced in their logarithm, without its ends."""
+    with LatencyTable.open(table) as opened:
+        fastest, slowest = Predictor(opened.space, opened).range_ms
+    return [float(ms) for ms in np.geomspace(fastest, slowest, TARGETS + 2)[1:-1]]
+
+
+def _make_latency(bench: Bench, size: tuple[int, int]) -> Callable[[int], dict[str, Any]]:
+    """Return the measurement of all networks at a size, interleaved, by `lgc-bench`."""
+
+    def make(held: int) -> dict[str, Any]:
+        folder = bench.setting.work / "searches"
+        found = sorted(str(path.parent) for path in folder.glob(f"*/{ARCHITECTURE_FILE}"))
+        line = (*found, "--peers", "--input", "x".join(map(str, size)), "--seconds", f"{10 * (len(found) + 5)}s")
+        return call(f"latency-{size[0]}", bench.setting, bench.tree, held, *line, tool="bench")
+
+    return make
+
+
+if __name__ == "__main__":
+    main()

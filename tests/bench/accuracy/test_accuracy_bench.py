@@ -1,0 +1,111 @@
+"""Benchmarks of accuracy: their statistics, pages and work folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lgc.models.geometry import Geometry
+
+from ..common import trees
+from . import forms, geometry, recipe, recipe_page, trainings
+from .trainings import SPLITS
+
+
+def test_interval_of_three_seeds():
+    estimate = recipe_page.estimate_mean([1.0, 2.0, 3.0])
+    half = 4.302653 / 3**0.5  # Student's t, 2 degrees of freedom
+    assert estimate == pytest.approx({"mean": 2.0, "low": 2 - half, "high": 2 + half}, rel=1e-6)
+    assert recipe_page.estimate_mean([1.5]) == {"mean": 1.5, "low": None, "high": None}
+
+
+def test_differences_are_paired_by_seed():
+    def row(name: str, seed: int, miou: float) -> dict[str, object]:
+        scores = {"miou": miou, "pixel_accuracy": 80.0}
+        return {"recipe": name, "network": "net", "seed": seed, "val": scores, "test": scores}
+
+    trainings = [row("baseline", 0, 30.0), row("baseline", 1, 40.0), row("default", 1, 42.0), row("default", 0, 31.0)]
+    summary = recipe_page.summarise(trainings)["net"]
+    assert summary["default"]["test_miou"]["difference"]["mean"] == 1.5
+    assert "difference" not in summary["baseline"]["test_miou"]
+    rows = recipe_page._table("test", {"net": summary})
+    assert "| net | default | 42.00, 31.00 | 36.50 | +1.50 (-4.85 to +7.85) | 80.00 | +0.00 (+0.00 to +0.00) |" in rows
+
+
+def test_missing_data_is_refused(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("sys.argv", ["recipe", "--data", str(tmp_path / "none"), "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit, match="pass its folder with --data"):
+        recipe.main()
+    assert not (tmp_path / "work").exists()
+
+
+def test_geometries_are_paired_by_seed():
+    case = next(iter(geometry.CASES))
+    scores = {(1, 0): 30.0, (1, 1): 32.0, (2, 0): 33.0, (2, 1): 37.0, (1, 2): 99.0}
+    trainings = [
+        {"case": case, "geometry": own, "seed": seed, **{split: {"miou": value} for split in SPLITS}}
+        for (own, seed), value in scores.items()
+    ]
+    row = geometry.summarise(trainings)[case]
+    assert row["seeds"] == [0, 1]
+    assert (row["test"]["1"], row["test"]["2"]) == ([30.0, 32.0], [33.0, 37.0])
+    assert row["test"]["difference"]["mean"] == 4.0
+
+
+def test_upsampling_of_both_geometries_runs():
+    for own in Geometry:
+        assert geometry.make_graph(2, 4, (30, 48), own)() > 0
+
+
+def test_another_recipe_needs_a_commit():
+    assert recipe.read_recipes([], ["adamw=HEAD --lr 1e-3"]) == {"adamw": ("HEAD", ("--lr", "1e-3"))}
+    with pytest.raises(SystemExit, match="NAME=COMMIT"):
+        recipe.read_recipes([], ["adamw"])
+
+
+def test_changed_settings_are_refused(tmp_path: Path):
+    trainings.keep(tmp_path / "settings.json", {"epochs": 30})
+    trainings.keep(tmp_path / "settings.json", {"epochs": 30})
+    with pytest.raises(SystemExit, match="choose another --work"):
+        trainings.keep(tmp_path / "settings.json", {"epochs": 29})
+
+
+def test_trainings_of_a_result_are_taken_over(tmp_path: Path):
+    setting = trainings.Setting(tmp_path, tmp_path / "work", (192, 256), 8, 30, 1, trees.REPOSITORY)
+    row = {"recipe": "sgd", "network": "fast-scnn", "seed": 1, "test": {"miou": 40.0}}
+    result = {"settings": setting.list_settings(), "recipes": {"sgd": {"commit": "a1", "options": []}}}
+    recipe.take_over({**result, "trainings": [row]}, setting)
+    training = recipe.Training("sgd", "fast-scnn", 1)
+    assert json.loads((setting.work / f"{training.name}.json").read_text()) == row
+    assert recipe.run_training(training, setting).endswith("finished before")
+    with pytest.raises(SystemExit, match="choose another --work"):
+        recipe.take_over({**result, "settings": {"epochs": 29}, "trainings": []}, setting)
+
+
+def test_gradient_norms_are_described(tmp_path: Path):
+    lines = [json.dumps({"step": step, "gradient_norm": float(step + 1)}) for step in range(200)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
+    norms = trainings.describe_norms(tmp_path / "train.jsonl")
+    assert norms == {"median": 100.5, "p99": 198.0, "max": 200.0}
+    row = {"network": "net", "recipe": "sgd", "gradient_norm": norms}
+    assert recipe_page._list_norms([row, row])[-2] == "| net | sgd | 100.5 | 198.0 | 200.0 |"
+    (tmp_path / "train.jsonl").write_text('{"step": 0}\n')
+    assert trainings.describe_norms(tmp_path / "train.jsonl") is None
+
+
+def test_locked_training_is_left_alone(tmp_path: Path):
+    with trainings.lock(tmp_path / "a.lock") as held:
+        assert held is not None
+        with trainings.lock(tmp_path / "a.lock") as second:
+            assert second is None
+
+
+@pytest.mark.parametrize("build", [forms.build_separable, forms.build_residual])
+def test_forms_have_two_auxiliary_outputs(build):
+    network, images = build(11), torch.zeros(2, 3, 64, 96)
+    shapes = {name: tuple(logits.shape) for name, logits in network(images).items()}
+    assert shapes == {"out": (2, 11, 8, 12), "aux_16": (2, 11, 4, 6), "aux_32": (2, 11, 2, 3)}
+    assert network.eval()(images).shape == (2, 11, 8, 12)
