@@ -217,7 +217,7 @@ def test_each_table_has_its_target(run_search, lut, reach, tmp_path):
 def test_options_reach_the_search(run_search, tmp_path, option, setting):
     arguments = f"{option} --cells shared --communication none --fusion fixed --arch-lr 0.01 --warm-up 0.5"
     arguments += " --strategy evolution --seed 3 --crop 16x24 --scope core --precision bf16 --optimiser sgd"
-    arguments += " --weight-lr 0.01 --weight-lr-end 0.002 --explore 0.1 --trial-seeds 1 --samples 9 --gamma 0.3"
+    arguments += " --weight-lr 0.01 --weight-lr-end 0.002 --explore 0.1 --trial-seeds 1 --samples 9"
     run_search(*arguments.split())
     settings = json.loads((tmp_path / "run" / "search.json").read_text())
     expected = {"cells": "shared", "communication": "none", "fusion": "fixed", "arch_lr": 0.01, **setting}

@@ -143,7 +143,7 @@ def main() -> None:
     if arguments.out is not None:
         from .camvid_page import write_camvid
 
-        write_camvid(bench.setting, bench.commit, bench.targets, arguments.out)
+        write_camvid(bench.setting, bench.targets, arguments.out)
     sys.exit(failures > 0)
 
 
@@ -161,12 +161,15 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def prepare(setting: Setting) -> Bench:
-    """Write what must not change while the work folder is used: settings, commit, table and targets."""
+    """Write what must not change while the work folder is used: settings, table and targets.
+
+    Every result has the commit that made it: that of the repository when the command began.
+    """
     setting.work.mkdir(parents=True, exist_ok=True)
-    recorded = setting.work / "settings.json"
-    known = json.loads(recorded.read_text()) if recorded.exists() else {}
-    commit = known.get("commit") or trees.resolve_commit("HEAD", setting.repository)
-    keep(recorded, {**setting.list_settings(), "commit": commit, "space": SPACE, "search_steps": SEARCH_STEPS})
+    commit = trees.resolve_commit("HEAD", setting.repository)
+    if trees.is_changed(setting.repository):
+        print("searching and training by HEAD, without the uncommitted changes", file=sys.stderr)
+    keep(setting.work / "settings.json", {**setting.list_settings(), "space": SPACE, "search_steps": SEARCH_STEPS})
     tree = trees.check_out(commit, setting.work / "trees", setting.repository)
     table, size = setting.work / f"{SPACE}.lut", "x".join(map(str, setting.size))
 
@@ -200,10 +203,8 @@ def list_stages(part: str, bench: Bench) -> Iterator[list[Job]]:
     elif part == "random":
         networks = {f"fast-drawn-{number}": number for number in range(RANDOM)}
         for name, number in networks.items():
-            if not bench.locate(name).exists():
-                place_architecture(
-                    draw_architecture(bench.table, bench.targets["fast"], number), bench.locate(name).parent
-                )
+            drawn = draw_architecture(bench.table, bench.targets["fast"], number)
+            place_architecture(drawn, bench.locate(name).parent)
         yield [bench.make_training(name, 0, bench.locate(name)) for name in networks]
     elif part == "targets":
         options = ("--strategy", "random", "--steps", str(TARGET_STEPS), "--trials", "0")
