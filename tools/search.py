@@ -158,12 +158,12 @@ def search(
     config = config.model_copy(update={"steps": steps, "targets_ms": targets_ms or config.targets_ms})
     warnings = [*conversions, *list_inactive_targets(predictors, config), *warnings]
     chosen_device = pick_device(device, [predictor.device for predictor in predictors], "searching")
-    found = [
+    runs = [
         _search_folder(predictors, data, folder, own, chosen_device, measure, warnings)
         for folder, own in ((folder, _change_seed(config, seed)) for folder, seed in folders.items())
     ]
-    results = [row for each in found for row in (each.front if isinstance(each, FrontResult) else [each])]
-    result = found[0] if seeds == 1 else SeedsResult.from_searches(first_seed, results)
+    results = [row for each in runs for row in (each.front if isinstance(each, FrontResult) else [each])]
+    result = runs[0] if seeds == 1 else SeedsResult.from_searches(first_seed, results)
     _warn_if_collapsed(results)
     best = result.best.architecture.parent if isinstance(result, SeedsResult) else out
     following = [] if isinstance(result, FrontResult) else [suggest_command("lgc-train", best, "--data", data)]

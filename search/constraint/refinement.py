@@ -23,7 +23,7 @@ AIM = 0.99
 ACCEPTED = (0.975, 0.995)
 """Measured latencies that need no further refinement, as shares of the target."""
 CAUTION = 0.01
-"""How much lower to aim after each architecture that was measured above the target."""
+"""Reduction of the aim after each architecture that was measured above the target."""
 LOWEST_AIM = 0.9
 """Aim below which nothing is tried."""
 MAX_REFINEMENTS = 6

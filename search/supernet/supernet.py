@@ -75,10 +75,10 @@ class Supernet(Skeleton):
         if sample.gates is None or sample.rivals is None:
             return [EdgePath(choice) for choice in choices]
         gates = self._send([sample.gates, sample.rival_gates])
-        rivals, one, paths = sample.rivals.tolist(), gates.new_ones(()), []
+        rivals, constant, paths = sample.rivals.tolist(), gates.new_ones(()), []
         for choice, index in zip(choices, self.decisions.assignment.tolist(), strict=False):
             if index < 0:  # of a fixed fusion
-                paths.append(EdgePath(choice, one))
+                paths.append(EdgePath(choice, constant))
             elif rivals[index] < 0:
                 paths.append(EdgePath(choice, gates[0, index]))
             else:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch.optim.optimizer import StateDict
 
-LEAST_ENTROPY = 0.5
+MIN_ENTROPY = 0.5
 """Share of the first entropy below which the architecture's is penalised at the end of the warm-up. Ours."""
 LOG_EVERY = 25
 """Steps between records of mIoU and of the most probable architecture in the metrics log."""
@@ -258,9 +258,9 @@ class SupernetTrainer:
         """Return the term of the loss for an entropy below the least that is allowed at this step, in nats.
 
         A search that settles early ranks operators by weights that are hardly trained. The least entropy falls linearly
-        from `LEAST_ENTROPY` of that at the start to 0.
+        from `MIN_ENTROPY` of that at the start to 0.
         """
-        least = LEAST_ENTROPY * self._first_entropy * (1 - self.progress)
+        least = MIN_ENTROPY * self._first_entropy * (1 - self.progress)
         return (least - self.alphas.mean_entropy()).clamp_min(0)
 
     @property

@@ -229,7 +229,6 @@ def test_options_reach_the_search(run_search, tmp_path, option, setting):
         "explore": 0.1,
         "trial_seeds": 1,
         "samples": 9,
-        "gamma": 0.3,
     }
     assert {name: settings[name] for name in expected} == expected
 

@@ -198,7 +198,7 @@ def test_entropy_stays_above_the_least(make, pairs, monkeypatch, progress, low):
     monkeypatch.setattr(SupernetTrainer, "progress", progress)
     shares = []
     for least in (0.5, 0.0):
-        monkeypatch.setattr(supernet_trainer, "LEAST_ENTROPY", least)
+        monkeypatch.setattr(supernet_trainer, "MIN_ENTROPY", least)
         trainer = make(steps=100, warm_up=0.0, arch_lr=0.05, arch_decay=0.0, latency_term=False)
         first = float(trainer.alphas.mean_entropy().detach())
         for _ in range(200):
