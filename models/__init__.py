@@ -12,7 +12,8 @@ from .recipe import Conv, MaxPool, Residual, SqueezeExcite
 from .space.lgcnet.plan import CellLayout
 from .space.operators import OPERATORS, Operator, get_operator, operator, register_operator
 from .space.opspec import OpSpec
-from .space.protocol import PRESETS, SCOPES, Architecture, Decision, Requirement, SearchSpace, Slot, Space
+from .space.presets import PRESETS
+from .space.protocol import SCOPES, Architecture, Decision, Requirement, SearchSpace, Slot, Space
 from .space.slots import SlotSpace
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from ...errors import (
 )
 from ...models.space.operators import OPERATORS, is_first_recipe, is_free, recipe_digest, require_operators
 from ...models.space.opspec import OpSpec
-from ...models.space.protocol import PRESETS, Architecture, SearchSpace, Space
+from ...models.space.presets import PRESETS, VARIANTS
+from ...models.space.protocol import Architecture, SearchSpace, Space
 from ...plugins import list_plugins
 from ..statistics.calibration import Correction
 from ..statistics.estimates import NOISY_PCT, Summary
@@ -377,29 +378,33 @@ class LatencyTable:
                 f"{self.path} is a damaged latency table: its calibration fails at {error}"
             ) from error
 
-    def profile_command(self, target: Target | None = None, out: Path | None = None, classes: int | None = None) -> str:
-        """Return the command that measures or resumes this table, or the same for another target, file or classes."""
+    def profile_command(
+        self,
+        target: Target | None = None,
+        out: Path | None = None,
+        classes: int | None = None,
+        space: SearchSpace | None = None,
+    ) -> str:
+        """Return the command that measures or resumes this table, or the same for another target, file or classes.
+
+        Args:
+            target: Other target.
+            out: Other file.
+            classes: Other number of classes.
+            space: Other space: a preset, or this table's own, at any size.
+        """
         target, out = target or self.target, out or self.path
         threads = f" --threads {target.threads}" if target.device.is_cpu else ""
         plugins = "".join(f" --plugin {plugin}" for plugin in list_plugins())
-        own = ""
-        if isinstance(self.space, SearchSpace):
-            height, width = self.space.input
-            own = f" --input {height}x{width} --classes {classes or self.space.classes}"
-        space = self.space.name if self._has_preset else shlex.quote(str(self.path))
+        own, chosen = "", self.space if space is None else space
+        if isinstance(chosen, SearchSpace):
+            height, width = chosen.input
+            own = f" --input {height}x{width} --classes {classes or chosen.classes}"
+        name = chosen.name if _is_preset(chosen) else shlex.quote(str(self.path))
         return (
             f"lgc-profile --device {target.device} --backend {target.backend} "
-            f"--precision {target.precision}{threads} --space {space}{own}{plugins} --out {shlex.quote(str(out))}"
+            f"--precision {target.precision}{threads} --space {name}{own}{plugins} --out {shlex.quote(str(out))}"
         )
-
-    @property
-    def _has_preset(self) -> bool:
-        """True if the space is the preset of its name, apart from input size and number of classes."""
-        content = self.space.to_dict()
-        if self.space.name not in PRESETS or not {"input", "classes"} <= content.keys():
-            return False
-        own = {"input": content["input"], "classes": content["classes"]}
-        return {**SearchSpace.load(self.space.name).to_dict(), **own} == content
 
     def require(self, *, target: Target | None = None, space: Space | None = None) -> None:
         """Check that the table has this target and space.
@@ -466,3 +471,12 @@ def _combine(key: str, parts: list[tuple[Benchmark, float]]) -> Entry:
     if latency < MIN_ENTRY_MS:
         status, reason = schema.NOISY, "indistinguishable from zero"
     return Entry(key, status, reason, max(latency, MIN_ENTRY_MS), ci)
+
+
+def _is_preset(space: Space) -> bool:
+    """Return True for the preset of the space's name, apart from input size and number of classes."""
+    content = space.to_dict()
+    if space.name not in (*PRESETS, *VARIANTS) or not {"input", "classes"} <= content.keys():
+        return False
+    own = {"input": content["input"], "classes": content["classes"]}
+    return {**SearchSpace.load(space.name).to_dict(), **own} == content

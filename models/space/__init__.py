@@ -2,7 +2,8 @@
 
 from . import builtin_operators as builtin_operators
 from .lgcnet import LGCNetSpace
-from .protocol import PRESETS, SearchSpace, Space
+from .presets import PRESETS
+from .protocol import SearchSpace, Space
 from .slots import SlotSpace
 
 __all__ = ["PRESETS", "LGCNetSpace", "SearchSpace", "SlotSpace", "Space"]

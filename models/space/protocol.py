@@ -26,6 +26,7 @@ from ...yaml_text import parse_yaml
 from ..geometry import Geometry
 from .operators import ZERO, count_macs, count_parameters
 from .opspec import OpSpec
+from .presets import PRESETS, VARIANTS
 
 CORE, DENSE = "core", "dense"
 SCOPES = (CORE, DENSE)
@@ -34,8 +35,6 @@ END_TO_END = "end-to-end"
 EXPORT_SCOPES = (*SCOPES, END_TO_END)
 """end-to-end: from image bytes on the host to class bytes on the host; latency tables cover only its `dense` part."""
 
-PRESETS = ("tiny", "rapid", "lgcnet-camvid", "lgcnet-cityscapes")
-"""Names of the built-in search spaces."""
 DEFAULT_KIND = "lgcnet"
 """Kind of a space whose file names none."""
 
@@ -376,13 +375,17 @@ class Space(ABC):
         if str(source) in PRESETS:
             text = resources.files(f"{__package__}.presets").joinpath(f"{source}.yaml").read_text("utf-8")
             return cls.parse(text, f"preset {source}")
+        if str(source) in VARIANTS:
+            preset, size, classes = VARIANTS[str(source)]
+            own = {"name": str(source), "input": size, "classes": classes}
+            return cls.check({**cls.load(preset).to_dict(), **own}, f"preset {source}")
         path = Path(source)
         if not path.is_file():
             if path.exists():
                 raise FileFormatError(f"cannot read search space {path}: it is {describe(path)}")
             if path.suffix or len(path.parts) > 1:
                 raise FileFormatError(f"no such file: {path}")
-            raise UnknownNameError("search space", str(source), PRESETS)
+            raise UnknownNameError("search space", str(source), (*PRESETS, *VARIANTS))
         return cls.parse(read_text(path, "search space"), str(path))
 
     @classmethod

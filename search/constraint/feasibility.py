@@ -60,7 +60,7 @@ def describe_inactive_targets(decisions: Decisions, tables: Sequence[Predictor],
             describe_inactive_target(table, _find_range(decisions, table), target, config.quantile, fps)
             for table, target, fps in zip(tables, point, config.find_fps(point), strict=True)
         )
-        + "; the architecture is chosen by its loss alone"
+        + "; with this table, the architecture is chosen by its loss alone"
         for point in config.targets_ms
         if CostConstraint.from_predictors(decisions, tables, point, config.quantile).is_inactive
     ]

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 from ...errors import UsageError
 from ...lut.predictor import Predictor
+from .suggestion import suggest_space
 
-MAX_PIXEL_RATIO = 100.0
-"""Largest change of the number of pixels that a message suggests."""
 DIGITS = 4
 """Significant digits of a suggested target."""
 
@@ -39,13 +38,20 @@ def require_target_in_range(
     else:
         target, side = f"{fps:.4g} FPS", "above"
         limit = f"--target-fps {_round(predictor.to_fps(fastest), math.floor)}"
-    ratio = fastest / target_ms
-    pixels = f" ({ratio:.2g} times fewer pixels or more)" if ratio <= MAX_PIXEL_RATIO else ""  # latency ~ pixels
     raise UsageError(
         f"a target of {target} is {side} the fastest architecture of {predictor.space.name}: "
-        f"{_describe_range(predictor, predictor.range_ms, quantile, fps is not None)}; profile a smaller "
-        f"--input{pixels} or a smaller space (docs/spaces.md), or take the fastest: {limit}"
+        f"{_describe_range(predictor, predictor.range_ms, quantile, fps is not None)}; "
+        f"{_suggest(predictor, target_ms / margin)}, or take the fastest: {limit}"
     )
+
+
+def _suggest(predictor: Predictor, target_ms: float) -> str:
+    """Return what to profile for a target outside the space's range."""
+    suggestion = suggest_space(predictor, target_ms)
+    if suggestion is not None:
+        return suggestion.describe()
+    kind = "smaller" if target_ms < predictor.range_ms[0] else "larger"
+    return f"profile a {kind} --input or space (docs/spaces.md)"
 
 
 def describe_inactive_target(
@@ -65,7 +71,11 @@ def describe_inactive_target(
         fps: frame rate that the target was converted from; None for a target in ms.
     """
     target = f"{target_ms:.4g} ms" if fps is None else f"{fps:.4g} FPS"
-    return f"a target of {target} excludes nothing: {_describe_range(predictor, range_ms, quantile, fps is not None)}"
+    margin = 1.0 if quantile is None else predictor.margin(quantile)
+    return (
+        f"a target of {target} excludes nothing: {_describe_range(predictor, range_ms, quantile, fps is not None)}; "
+        f"{_suggest(predictor, target_ms / margin)}"
+    )
 
 
 def _describe_range(predictor: Predictor, range_ms: tuple[float, float], quantile: float | None, rates: bool) -> str:

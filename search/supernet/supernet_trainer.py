@@ -255,7 +255,7 @@ class SupernetTrainer:
         return (self.step - config.warm_up_steps) / max(config.steps - config.warm_up_steps, 1)
 
     def _penalise_collapse(self) -> Tensor:
-        """Return the term of the loss for an entropy below the least that is allowed at this step, in nats.
+        """Return the term of the loss for an entropy below the smallest that is allowed at this step, in nats.
 
         A search that settles early ranks operators by weights that are hardly trained. The least entropy falls linearly
         from `MIN_ENTROPY` of that at the start to 0.

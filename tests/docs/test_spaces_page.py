@@ -9,7 +9,7 @@ from pathlib import Path
 from lgc.lut.table.table import LatencyTable
 from lgc.models import SearchSpace
 from lgc.models.space.operators import OPERATORS
-from lgc.models.space.protocol import PRESETS
+from lgc.models.space.presets import PRESETS, VARIANTS
 from lgc.models.space.settings import Fusion, SpaceSettings, Stem
 
 from .pages import code_blocks, read_page
@@ -56,6 +56,12 @@ def test_page_lists_presets_with_sizes():
         space = SearchSpace.load(name)
         assert (space.input, space.cells) == ((int(height), int(width)), int(cells))
         assert space.stride == int(stride)
+
+
+def test_page_lists_variants():
+    rows = re.findall(r"^\| `([\w-]+)` \| (\d+)x(\d+) \| (\d+) \|$", PAGE, re.MULTILINE)
+    listed = {name: ((int(height), int(width)), int(classes)) for name, height, width, classes in rows}
+    assert listed == {name: (size, classes) for name, (_, size, classes) in VARIANTS.items()}
 
 
 def test_page_lists_built_in_operators():

@@ -20,7 +20,7 @@ from lgc.models.space.lgcnet import LGCNetArchitecture, LGCNetSpace
 from lgc.models.space.lgcnet.plan import CellPlan, EdgePlan
 from lgc.models.space.operators import ZERO
 from lgc.models.space.opspec import OpSpec
-from lgc.models.space.protocol import PRESETS
+from lgc.models.space.presets import PRESETS
 from lgc.profiler.inference.resampling import upsample
 from lgc.search.training.scores import find_classes
 

@@ -14,6 +14,7 @@ from lgc.models.nets.layers import fold_norms
 from lgc.models.nets.network import DenseOutput
 from lgc.models.onnx.export import to_onnx
 from lgc.models.space import operators as ops
+from lgc.models.space.presets import VARIANTS
 from lgc.models.space.protocol import CORE, DENSE
 
 from ...spaces import list_heads
@@ -197,3 +198,11 @@ def test_rapid_reduces_by_one_operator_and_passes_equal_widths():
 def test_rapid_spans_a_factor_of_eight():
     macs = [architecture.macs for architecture in SearchSpace.load("rapid").spread(100, 0)]
     assert max(macs) > 16 * min(macs)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_is_a_preset_at_another_size(name):
+    preset, size, classes = VARIANTS[name]
+    variant, base = SearchSpace.load(name), SearchSpace.load(preset)
+    assert (variant.name, variant.input, variant.classes) == (name, size, classes)
+    assert variant.fingerprint == base.with_input(*size).with_classes(classes).fingerprint
