@@ -11,7 +11,7 @@ import torch
 from lgc.models.geometry import Geometry
 
 from ..common import trees
-from . import forms, geometry, recipe, recipe_page, trainings
+from . import camvid, camvid_page, camvid_plot, forms, geometry, recipe, recipe_page, trainings
 from .trainings import SPLITS
 
 
@@ -109,3 +109,82 @@ def test_forms_have_two_auxiliary_outputs(build):
     shapes = {name: tuple(logits.shape) for name, logits in network(images).items()}
     assert shapes == {"out": (2, 11, 8, 12), "aux_16": (2, 11, 4, 6), "aux_32": (2, 11, 2, 3)}
     assert network.eval()(images).shape == (2, 11, 8, 12)
+
+
+def make_training(network: str, seed: int, test: float) -> dict[str, object]:
+    scores = {"miou": test}
+    return {"network": network, "seed": seed, "train": {"seconds": 100.0}, "val": {"miou": test + 10}, "test": scores}
+
+
+@pytest.fixture
+def camvid_summary() -> dict[str, dict[str, object]]:
+    """Two searches of two seeds that win Fast-SCNN by points, PIDNet-S by speed, and lose against DDRNet-23-slim."""
+    scores = {
+        "fast-scnn": (40.0, 40.2),
+        "ddrnet-23-slim": (43.9, 44.1),
+        "pidnet-s": (42.0, 42.2),
+        "stdc1": (42.9,),
+        f"fast-{camvid.DEFAULT_STRATEGY}-0": (42.1, 42.3),
+        f"fast-{camvid.DEFAULT_STRATEGY}-1": (42.3, 42.5),
+        "fast-random-0": (41.0, 41.2),
+        **{f"fast-drawn-{number}": (40.0 + number / 5,) for number in range(16)},
+    }
+    trainings = [
+        make_training(name, seed, value) for name, values in scores.items() for seed, value in enumerate(values)
+    ]
+    searches = {
+        name: {"seconds": 150.0, "passes": 900} for name in scores if name[-1].isdigit() and "drawn" not in name
+    }
+    del searches["stdc1"]
+    searches["target-0"] = {"target_ms": 2.0, "measured_ms": 1.98, "seconds": 9.0}
+    ms = {"fast-scnn": 2.0, "ddrnet-23-slim": 1.9, "pidnet-s": 9.0, "stdc1": 1.0, "target-0": 1.96}
+    rows = {name: {"latency_ms": ms.get(name, 1.95)} for name in (*scores, "target-0")}
+    return camvid_page.summarise(trainings, searches, {"192x256": rows, "384x512": rows})
+
+
+def test_units_are_searches_or_seeds(camvid_summary):
+    ours = camvid_summary["groups"][f"fast-{camvid.DEFAULT_STRATEGY}"]
+    assert ours["test"]["units"] == pytest.approx([42.2, 42.4])
+    assert ours["test"]["mean"] == pytest.approx(42.3)
+    assert camvid_summary["groups"]["fast-scnn"]["test"]["units"] == [40.0, 40.2]
+    assert ours["latency_ms"] == {"192x256": 1.95, "384x512": 1.95}
+
+
+def test_peers_are_won_by_points_or_by_speed(camvid_summary):
+    peers = camvid_summary["peers"]
+    assert {peer: (row["won"], row["lost"]) for peer, row in peers.items()} == {
+        "fast-scnn": (True, False),
+        "ddrnet-23-slim": (False, False),  # faster than ours, so not lost
+        "pidnet-s": (True, False),
+        "stdc1": (False, False),
+    }
+    row = peers["fast-scnn"]["levels"]["fast"]
+    # Welch: variances 0.02 of two units each, so the error is 0.1414 and the freedom 2.
+    assert row["difference"] == pytest.approx(2.2)
+    assert row["high"] - row["difference"] == pytest.approx(4.302653 * 0.02**0.5, rel=1e-5)
+    assert peers["stdc1"]["levels"]["fast"]["low"] is not None  # by the deviation of the others
+
+
+def test_searched_networks_are_placed_among_random_ones(camvid_summary):
+    assert camvid_summary["random"]["percentile"] == 75.0
+    assert camvid_summary["times"]["fast"] == pytest.approx(2.5)
+
+
+def test_page_and_picture_of_camvid(camvid_summary, tmp_path: Path):
+    environment = {"device_name": "cpu", "system": "s", "versions": {}, "lgc": "0", "python": "3"}
+    result = {
+        "name": ["camvid", "192x256"],
+        **{"commit": "abc", "date": "today", "environment": environment, "settings": {"epochs": 30, "batch": 8}},
+        "latencies": {"192x256": {}, "384x512": {}},
+        "summary": camvid_summary,
+        "searches": {
+            name: {"passes": 900} for name in ("fast-random-0", *(f"fast-{camvid.DEFAULT_STRATEGY}-{n}" for n in "01"))
+        },
+    }
+    page = camvid_page.render_page(result, "front.svg")
+    assert "| fast-scnn | ours, latency of Fast-SCNN | +2.2 (+1.6 to +2.8) | 1.03, 1.03 | won |" in page
+    assert "| 2.000 | 1.980 | 1.960 | -2.0 % |" in page
+    camvid_plot.draw_front(camvid_summary["groups"], tmp_path / "front.svg")
+    first = (tmp_path / "front.svg").read_bytes()
+    camvid_plot.draw_front(camvid_summary["groups"], tmp_path / "front.svg")
+    assert first == (tmp_path / "front.svg").read_bytes()
