@@ -218,8 +218,8 @@ def render_page(result: Row, picture: str) -> str:
     lines = [
         *page_header(f"Networks on CamVid, {size}", result),
         "Written by `make bench-camvid DATA=DIR` (`tests/bench/accuracy/camvid.py`), on the images of CamVid, which "
-        f"are not part of the repository: {epochs} epochs at {size}, batch {batch}, the default recipe of `lgc-train` for "
-        "all, from random weights on a CPU. Networks are chosen on val and reported on test. Latencies are those of ONNX "
+        f"are not part of the repository: {epochs} epochs at {size}, batch {batch}, the default recipe of `lgc-train` "
+        "for all, from random weights on a CPU. Networks are chosen on val and reported on test. Latencies are of ONNX "
         "Runtime on one thread, scope dense, all networks interleaved in one run. Intervals are 95 % (Student's t); "
         "their units are the searches, or the seeds of a peer. A peer with a single seed has none of its own: "
         "comparisons with it use the mean standard deviation of the other peers.",
@@ -236,8 +236,8 @@ def render_page(result: Row, picture: str) -> str:
         "",
         "## Against each peer",
         "",
-        f"Won: at least {GAIN:g} more on test with the interval above 0, no slower at both sizes; or {SPEED:g} times as fast "
-        f"with the interval above {-LOSS:g}. Lost: more than {LOSS:g} less at no lower speed.",
+        f"Won: at least {GAIN:g} more on test with the interval above 0, no slower at both sizes; or {SPEED:g} times "
+        f"as fast with the interval above {-LOSS:g}. Lost: more than {LOSS:g} less at no lower speed.",
         "",
         "| peer | latency of ours | difference on test | speed | result |",
         "|" + " --- |" * 5,
@@ -258,7 +258,8 @@ def _describe_group(group: Row, sizes: Sequence[str]) -> str:
     ms = [f"{group['latency_ms'][size]:.2f}" if size in group["latency_ms"] else "-" for size in sizes]
     networks = len(test["networks"])
     made = f"{networks} x {count // networks}" if networks > 1 else str(count)
-    return f"| {group['name']} | {made} | {group['val']['mean']:.1f} | {test['mean']:.1f} | {interval} | {' | '.join(ms)} |"
+    scores = f"{group['val']['mean']:.1f} | {test['mean']:.1f} | {interval}"
+    return f"| {group['name']} | {made} | {scores} | {' | '.join(ms)} |"
 
 
 def _describe_peer(peer: str, row: Row) -> list[str]:
@@ -278,8 +279,8 @@ def _describe_random(row: Row | None) -> list[str]:
     return [
         "## Against random architectures",
         "",
-        f"{row['networks']} random architectures of `{SPACE}` just below the target of the lower latency, one training each: "
-        f"the searched ones are at the {row['percentile']:.0f}th percentile; difference on test "
+        f"{row['networks']} random architectures of `{SPACE}` just below the target of the lower latency, one training "
+        f"each: the searched ones are at the {row['percentile']:.0f}th percentile; difference on test "
         f"{row['difference']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f}).",
         "",
     ]

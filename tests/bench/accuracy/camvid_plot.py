@@ -17,9 +17,9 @@ def draw_front(groups: Mapping[str, dict[str, Any]], path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "lgc"  # equal results give equal files
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     ours = [groups[f"{level}-{DEFAULT_STRATEGY}"] for level in LEVELS if f"{level}-{DEFAULT_STRATEGY}" in groups]
     peers = [groups[name] for name in PEERS if name in groups]
     drawn = groups.get("fast-drawn")
@@ -51,4 +51,4 @@ def draw_front(groups: Mapping[str, dict[str, Any]], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    plt.close(figure)

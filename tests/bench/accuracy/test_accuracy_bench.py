@@ -174,7 +174,10 @@ def test_page_and_picture_of_camvid(camvid_summary, tmp_path: Path):
     environment = {"device_name": "cpu", "system": "s", "versions": {}, "lgc": "0", "python": "3"}
     result = {
         "name": ["camvid", "192x256"],
-        **{"commit": "abc", "date": "today", "environment": environment, "settings": {"epochs": 30, "batch": 8}},
+        "commit": "abc",
+        "date": "today",
+        "environment": environment,
+        "settings": {"epochs": 30, "batch": 8},
         "latencies": {"192x256": {}, "384x512": {}},
         "summary": camvid_summary,
         "searches": {
