@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 WORKERS ?= $(shell nproc)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all coverage lint bench bench-latency bench-search bench-deployment bench-layers bench-data bench-training bench-recipe bench-geometry bench-camvid gpu-check gpu-wheels docs clean
+.PHONY: demo test test-all coverage lint bench bench-latency bench-search bench-deployment bench-layers bench-data bench-training bench-recipe bench-geometry bench-camvid bench-ablations gpu-check gpu-wheels docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/lgc-demo --out demo-run
@@ -65,6 +65,10 @@ bench-recipe: $(VENV)/.test
 # About ten hours of a core: `make bench-camvid DATA=DIR`; the same command again resumes. PARTS="random latency" for some.
 bench-camvid: $(VENV)/.test
 	$(BENCH).accuracy.camvid $(if $(DATA),--data "$(DATA)") $(if $(PARTS),--parts $(PARTS)) --work runs/camvid --out docs/benchmarks
+
+# About eight hours of a core, in the same way.
+bench-ablations: $(VENV)/.test
+	$(BENCH).accuracy.ablations $(if $(DATA),--data "$(DATA)") $(if $(PARTS),--parts $(PARTS)) --work runs/ablations --out docs/benchmarks
 
 # An hour: `make bench-geometry DATA=DIR`; the same command again resumes.
 bench-geometry: $(VENV)/.test

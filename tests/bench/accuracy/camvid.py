@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,22 +124,10 @@ class Bench:
 
 
 def main() -> None:
-    arguments = parse_arguments()
-    if arguments.data is None or not arguments.data.is_dir():
-        sys.exit(f"no folder {arguments.data}: CamVid cannot be downloaded here, pass its folder with --data")
-    repository = arguments.repository.resolve()
-    setting = Setting(arguments.data.resolve(), arguments.work.resolve(), SIZES[0], 8, arguments.epochs, 1, repository)
-    bench = prepare(setting)
-    failures = 0
-    for part in [part for part in PARTS if part in arguments.parts]:
-        for stage in list_stages(part, bench):
-            with ThreadPoolExecutor(arguments.jobs) as pool:
-                for future in [pool.submit(run_once, job.name, setting, job.make) for job in stage]:
-                    try:
-                        print(future.result(), flush=True)
-                    except TrainingFailedError as error:
-                        print(error, file=sys.stderr, flush=True)
-                        failures += 1
+    arguments = parse_arguments(__doc__, PARTS)
+    setting, bench = open_bench(arguments)
+    stages = (stage for part in PARTS if part in arguments.parts for stage in list_stages(part, bench))
+    failures = run_stages(stages, setting, arguments.jobs)
     if arguments.out is not None:
         from .camvid_page import write_camvid
 
@@ -147,13 +135,36 @@ def main() -> None:
     sys.exit(failures > 0)
 
 
-def parse_arguments() -> argparse.Namespace:
+def open_bench(arguments: argparse.Namespace) -> tuple[Setting, Bench]:
+    """Return what the arguments of a benchmark name; stop without its data."""
+    if arguments.data is None or not arguments.data.is_dir():
+        sys.exit(f"no folder {arguments.data}: CamVid cannot be downloaded here, pass its folder with --data")
+    repository = arguments.repository.resolve()
+    setting = Setting(arguments.data.resolve(), arguments.work.resolve(), SIZES[0], 8, arguments.epochs, 1, repository)
+    return setting, prepare(setting)
+
+
+def run_stages(stages: Iterable[Sequence[Job]], setting: Setting, jobs: int) -> int:
+    """Run the jobs of each stage, some at the same time; return the number of those that failed."""
+    failures = 0
+    for stage in stages:
+        with ThreadPoolExecutor(jobs) as pool:
+            for future in [pool.submit(run_once, job.name, setting, job.make) for job in stage]:
+                try:
+                    print(future.result(), flush=True)
+                except TrainingFailedError as error:
+                    print(error, file=sys.stderr, flush=True)
+                    failures += 1
+    return failures
+
+
+def parse_arguments(description: str | None, parts: Sequence[str]) -> argparse.Namespace:
     """Return the arguments of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, help="folder of the result and its page; default: none are written")
     parser.add_argument("--data", type=Path, help="folder of CamVid, 360x480")
     parser.add_argument("--work", type=Path, required=True, help="folder of searches and trainings, which is kept")
-    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
+    parser.add_argument("--parts", nargs="*", default=parts, choices=parts)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time, one thread each")
     parser.add_argument("--repository", type=Path, default=trees.REPOSITORY, help="repository with the commit")
@@ -196,10 +207,10 @@ def list_stages(part: str, bench: Bench) -> Iterator[list[Job]]:
         seeds = [(peer, seed) for seed in range(max(PEERS.values())) for peer, count in PEERS.items() if seed < count]
         yield [bench.make_training(peer, seed, None) for peer, seed in seeds]
     elif part == "ours":
-        yield from _search_and_train(bench, [DEFAULT_STRATEGY], list(LEVELS))
+        yield from search_and_train(bench, name_strategies([DEFAULT_STRATEGY]), list(LEVELS))
     elif part == "strategies":
         others = [strategy for strategy in STRATEGIES if strategy != DEFAULT_STRATEGY]
-        yield from _search_and_train(bench, others, ["fast"])
+        yield from search_and_train(bench, name_strategies(others), ["fast"])
     elif part == "random":
         networks = {f"fast-drawn-{number}": number for number in range(RANDOM)}
         for name, number in networks.items():
@@ -213,22 +224,24 @@ def list_stages(part: str, bench: Bench) -> Iterator[list[Job]]:
         yield [Job(f"latency-{height}x{width}", _make_latency(bench, (height, width))) for height, width in SIZES]
 
 
-def _search_and_train(bench: Bench, strategies: Sequence[str], levels: Sequence[str]) -> Iterator[list[Job]]:
+def name_strategies(strategies: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the variant of each strategy."""
+    return {strategy: ("--strategy", strategy) for strategy in strategies}
+
+
+def search_and_train(
+    bench: Bench, variants: Mapping[str, Sequence[str]], levels: Sequence[str], seeds: int = SEEDS
+) -> Iterator[list[Job]]:
+    """Yield the searches of each variant, a name and options of `lgc-search`, then the trainings of their results."""
     names = {
-        f"{level}-{strategy}-{number}": (level, strategy, number)
+        f"{level}-{variant}-{number}": (bench.targets[level], (*options, "--seed", str(number)))
         for number in range(SEARCHES)
         for level in levels
-        for strategy in strategies
+        for variant, options in variants.items()
     }
-    yield [
-        bench.make_search(
-            name,
-            bench.targets[level],
-            *("--strategy", strategy, "--steps", str(SEARCH_STEPS), "--seed", str(number)),
-        )
-        for name, (level, strategy, number) in names.items()
-    ]
-    yield [bench.make_training(name, seed, bench.locate(name)) for seed in range(SEEDS) for name in names]
+    steps = ("--steps", str(SEARCH_STEPS))
+    yield [bench.make_search(name, ms, *options, *steps) for name, (ms, options) in names.items()]
+    yield [bench.make_training(name, seed, bench.locate(name)) for seed in range(seeds) for name in names]
 
 
 def draw_architecture(table: Path, target_ms: float, seed: int) -> Architecture:

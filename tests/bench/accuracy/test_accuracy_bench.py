@@ -11,7 +11,7 @@ import torch
 from lgc.models.geometry import Geometry
 
 from ..common import trees
-from . import camvid, camvid_page, camvid_plot, forms, geometry, recipe, recipe_page, trainings
+from . import ablations, camvid, camvid_page, camvid_plot, forms, geometry, recipe, recipe_page, trainings
 from .trainings import SPLITS
 
 
@@ -191,3 +191,40 @@ def test_page_and_picture_of_camvid(camvid_summary, tmp_path: Path):
     first = (tmp_path / "front.svg").read_bytes()
     camvid_plot.draw_front(camvid_summary["groups"], tmp_path / "front.svg")
     assert first == (tmp_path / "front.svg").read_bytes()
+
+
+def test_ablations_are_compared_with_the_whole():
+    scores = {
+        "fast-whole-0": (44.0,),
+        "fast-whole-1": (44.4,),
+        "fast-no-trials-0": (43.0,),
+        "fast-no-trials-1": (43.4,),
+    }
+    trainings = [
+        make_training(name, seed, value) for name, values in scores.items() for seed, value in enumerate(values)
+    ]
+    groups = camvid_page.summarise(trainings, {}, {})["groups"]
+    environment = {"device_name": "cpu", "system": "s", "versions": {}, "lgc": "0", "python": "3"}
+    page = ablations.render_page(
+        {
+            "name": ["ablations", "camvid", "192x256"],
+            "commit": "abc",
+            "date": "today",
+            "environment": environment,
+            "settings": {"epochs": 30, "space": "rapid", "target_ms": 2.4},
+            "groups": groups,
+        }
+    )
+    assert "| whole | - | 44.0, 44.4 | 54.2 | 44.2 |  |" in page
+    assert "| no-trials | --trials 0 | 43.0, 43.4 | 53.2 | 43.2 | -1.0 (-2.2 to +0.2) |" in page
+
+
+def test_searches_come_before_their_trainings(tmp_path: Path):
+    setting = trainings.Setting(tmp_path, tmp_path, (192, 256), 8, 30, 1, trees.REPOSITORY)
+    bench = camvid.Bench(setting, tmp_path, "abc", tmp_path / "rapid.lut", {"fast": 2.4, "accurate": 8.0})
+    searched, trained = camvid.list_stages("ours", bench)
+    names = [f"{level}-{camvid.DEFAULT_STRATEGY}-{number}" for number in range(3) for level in ("fast", "accurate")]
+    assert [job.name for job in searched] == names
+    assert [job.name for job in trained] == [f"{name}-seed-{seed}" for seed in range(3) for name in names]
+    (peers,) = camvid.list_stages("peers", bench)
+    assert len(peers) == sum(camvid.PEERS.values())
