@@ -60,6 +60,9 @@ class SearchConfig(BaseModel):
     batch: Batch = 16  # Assumption.
     crop: Crop = None
     seed: Seed = 0
+    halves: Literal["contiguous", "random"] = "contiguous"  # Ours; random in DARTS and GAS.
+    """Halves of the training images, for the weights and for the architecture: contiguous in the order of their names,
+    so that frames of a video stay together, or random."""
     scope: Literal[SCOPES] = DENSE  # type: ignore[valid-type]  # a tuple of names
     """Scope of the predicted latency."""
     targets_ms: tuple[tuple[Positive, ...], ...] = ()

@@ -140,7 +140,8 @@ def _open_context(
     augmented = load_dataset(spec, "train", space.input, augment=True, seed=config.seed, crop=config.crop)
     plain = load_dataset(spec, "train", space.input, seed=config.seed)
     require_classes(plain, space.classes, space.name)
-    halves = split_halves(augmented, config.seed)
+    contiguous = config.halves == "contiguous"
+    halves = split_halves(augmented, config.seed, contiguous=contiguous)
     for half, purpose in zip(halves, ("weights", "architecture"), strict=True):
         require_labelled(half, "train", f"the half of it for the {purpose}")
     fabric = open_fabric(device, config.precision)
@@ -162,7 +163,7 @@ def _open_context(
         fabric=fabric,
         images=plain,
         halves=halves,
-        held_out=split_halves(plain, config.seed)[1],
+        held_out=split_halves(plain, config.seed, contiguous=contiguous)[1],
         settings=settings,
         out=out,
         progress=SearchProgress(on_step, config),

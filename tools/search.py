@@ -59,8 +59,8 @@ MAX_INTERVAL_PCT = 10.0
 SEARCH_FIELDS = ("quantile", "strategy", "steps", "batch", "crop", "cells", "communication", "fusion", "latency_term",
           "balanced", "optimiser", "weight_lr", "weight_lr_end", "weight_decay", "arch_lr", "arch_decay", "warm_up",
           "explore", "temperature", "temperature_end", "gamma", "embedding", "beta", "multiplier_lr", "samples",
-          "finalists", "trials", "trial_seeds", "trial_share", "scope", "workers", "cache", "seed",
-          "precision")  # fmt: skip
+          "finalists", "trials", "trial_seeds", "trial_share", "scope", "workers", "cache", "halves",
+          "seed", "precision")  # fmt: skip
 """Fields of `SearchRunConfig` that are options."""
 
 ABOVE_ZERO = {"exclusiveMinimum": 0.0}

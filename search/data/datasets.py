@@ -193,10 +193,19 @@ def require_classes(dataset: SegmentationDataset, classes: int, space: str) -> N
         )
 
 
-def split_halves(dataset: SegmentationDataset, seed: int = 0) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Split a dataset at random into two halves, for the weights and for the architecture of a bi-level search.
+def split_halves(
+    dataset: SegmentationDataset, seed: int = 0, *, contiguous: bool = True
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Split a dataset into two halves, for the weights and for the architecture of a bi-level search.
 
     The same seed gives the same halves. If the number is odd, the first half has one image more.
+
+    Args:
+        dataset: images to split.
+        seed: random seed.
+        contiguous: Keep neighbours in the order of the names together, from a random image on, the last and the first
+            being neighbours; else at random. Frames of a video or of a city are much alike: if both halves have
+            some of each, the second one does not show how well a network does on new images.
 
     Raises:
         DataError: Fewer than two images.
@@ -206,6 +215,7 @@ def split_halves(dataset: SegmentationDataset, seed: int = 0) -> tuple[Segmentat
         raise UsageError(f"the seed of the split must be 0 or more, got {seed}")
     if len(dataset) < 2:
         raise DataError(f"a search needs at least 2 training images, one per half, got {len(dataset)}")
-    order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
+    rng, count = np.random.default_rng(seed), len(dataset)
+    order = (np.roll(np.arange(count), -rng.integers(count)) if contiguous else rng.permutation(count)).tolist()
     middle = (len(order) + 1) // 2
     return dataset.select(sorted(order[:middle])), dataset.select(sorted(order[middle:]))

@@ -17,7 +17,7 @@ BATCH_PER_PROCESS = "batch_per_process"
 """Setting that runs of earlier versions lack: their `batch` is that of each process."""
 LEGACY_SETTINGS: dict[str, dict[str, JsonValue]] = {
     "train": {"sync_bn": True, "keep": "last", "optimiser": "sgd"},
-    "search": {"optimiser": "sgd", "balanced": False, "trial_seeds": 1},
+    "search": {"optimiser": "sgd", "balanced": False, "trial_seeds": 1, "halves": "random"},
 }
 """Stage -> settings that earlier versions lack, with the values that their runs began with and keep."""
 

@@ -100,21 +100,27 @@ def _ablations(part: dict[str, Any] | None, against: dict[str, Any] | None) -> l
     ]
 
 
+def _mixed(row: dict[str, Any]) -> str:
+    """Return the cells on a supernet that computes all operators; empty where the space has none."""
+    if "mixed_is_slower_by" not in row:
+        return "- | -"
+    slower = f"{row['mixed_is_slower_by']:.1f} ({_list(row['mixed_is_slower_by_range'], 1)})"
+    return f"{slower} | {row['mixed_memory_times_training']:.1f}"
+
+
 def _cost(part: dict[str, Any] | None) -> list[str]:
     if part is None:
         return []
     rows = [
         f"| {name} | {row['times_a_training_step']:.2f} ({_list(row['times_a_training_step_range'])}) | "
-        f"{row['memory_times_training']:.2f} | {row['mixed_is_slower_by']:.1f} "
-        f"({_list(row['mixed_is_slower_by_range'], 1)}) | "
-        f"{row['mixed_memory_times_training']:.1f} |"
+        f"{row['memory_times_training']:.2f} | {_mixed(row)} |"
         for name, row in part.items()
     ]
     return [
         "## Cost of a step",
         "",
-        "A step of the search (weights and architecture) relative to a training step, the mean of three random "
-        "networks; and a step of a supernet that computes all operators on every edge, relative to a search step. "
+        "A step of the search (weights and architecture) relative to a training step, the mean of random networks near "
+        "its target; and a step of a supernet that computes all operators on every edge, relative to a search step. "
         "Medians (and ranges) of rounds in one process, one thread. Memory is the increase of the peak resident size.",
         "",
         "| case | time / training step | memory / training | mixed step / search step | mixed memory / training |",

@@ -104,18 +104,33 @@ def test_padding_is_void_and_zero(camvid: Path) -> None:
     assert image[:, label == 255].abs().median() < 0.02
 
 
-def test_halves_partition_the_dataset(camvid: Path) -> None:
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_halves_partition_the_dataset(camvid: Path, contiguous: bool) -> None:
     data = load_dataset(camvid, "train")
-    first, second = split_halves(data, seed=3)
+    first, second = split_halves(data, seed=3, contiguous=contiguous)
     assert (len(first), len(second)) == (3, 2)
     assert {*first.pairs} | {*second.pairs} == {*data.pairs}
     assert not {*first.pairs} & {*second.pairs}
 
 
-def test_seed_determines_the_halves(camvid: Path) -> None:
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_seed_determines_the_halves(camvid: Path, contiguous: bool) -> None:
     data = load_dataset(camvid, "train")
-    assert split_halves(data, 3)[0].pairs == split_halves(data, 3)[0].pairs
-    assert len({split_halves(data, seed)[0].pairs for seed in range(20)}) > 3
+    first, again = (split_halves(data, 3, contiguous=contiguous)[0].pairs for _ in range(2))
+    assert first == again
+    assert len({split_halves(data, seed, contiguous=contiguous)[0].pairs for seed in range(20)}) > 3
+
+
+def test_contiguous_halves_keep_neighbours_together(camvid: Path) -> None:
+    data = load_dataset(camvid, "train")
+    starts = set()
+    for seed in range(40):
+        first, _ = split_halves(data, seed)
+        positions = [data.pairs.index(pair) for pair in first.pairs]
+        assert positions == sorted(positions)
+        assert any({(start + step) % 5 for step in range(3)} == {*positions} for start in range(5))
+        starts.add(tuple(positions))
+    assert len(starts) == 5
 
 
 def test_halves_share_settings(camvid: Path) -> None:
