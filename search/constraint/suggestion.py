@@ -75,7 +75,7 @@ def _write_command(table: Path, space: SearchSpace, name: str) -> str:
 
 
 def _list_spaces(own: SearchSpace) -> Iterator[SearchSpace]:
-    """Yield the preset and the own space at each scale, the preferred first."""
+    """Yield the preset and the table's space at each scale, the preferred first."""
     spaces = [SearchSpace.require(SearchSpace.load(PRESET)).with_classes(own.classes), own]
     for scale in SCALES:
         for space in spaces if own.name != PRESET else spaces[1:]:

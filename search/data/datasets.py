@@ -204,7 +204,7 @@ def split_halves(
         dataset: images to split.
         seed: random seed.
         contiguous: Keep neighbours in the order of the names together, from a random image on, the last and the first
-            being neighbours; else at random. Frames of a video or of a city are much alike: if both halves have
+            being neighbours; else at random. Frames of a video or of a city show much the same: if both halves have
             some of each, the second one does not show how well a network does on new images.
 
     Raises:

@@ -257,8 +257,8 @@ class SupernetTrainer:
     def _penalise_collapse(self) -> Tensor:
         """Return the term of the loss for an entropy below the smallest that is allowed at this step, in nats.
 
-        A search that settles early ranks operators by weights that are hardly trained. The least entropy falls linearly
-        from `MIN_ENTROPY` of that at the start to 0.
+        A search that settles early ranks operators by weights that are hardly trained. The smallest entropy falls
+        linearly from `MIN_ENTROPY` of that at the start to 0.
         """
         least = MIN_ENTROPY * self._first_entropy * (1 - self.progress)
         return (least - self.alphas.mean_entropy()).clamp_min(0)
