@@ -113,11 +113,11 @@ class SearchConfig(BaseModel):
     """Architectures sampled at the end of a search by gradients."""
     finalists: Count = 64  # Ours.
     """Number of most probable samples whose losses are compared in the supernet."""
-    trials: Natural = 4  # Ours: as DARTS picks among its runs.
+    trials: Natural = 8  # Ours: as DARTS picks among its runs.
     """Number of top candidates to train briefly from scratch; 0 or 1 skips this."""
     trial_seeds: Count = 2  # Ours.
-    """Number of such training runs of each candidate, each with its own seed."""
-    trial_share: Share = 1 / 3  # Ours.
+    """Number of such training runs of the best candidates, each with its own seed: after each, half of them remain."""
+    trial_share: Share = 0.25  # Ours.
     """Length of each of them, as a share of the search's steps."""
     workers: Workers = None
     cache: Cache = None
@@ -158,6 +158,15 @@ class SearchConfig(BaseModel):
     def gradient_warm_up_steps(self) -> int:
         """Warm-up of a search by gradients; the other strategies have the computation after it as their budget."""
         return math.ceil(self.warm_up * self.steps)
+
+    @property
+    def num_trials(self) -> int:
+        """Number of short training runs for each result: of all candidates, of the better half again, and so on."""
+        candidates, total = self.trials if self.trials > 1 else 0, 0
+        for _ in range(self.trial_seeds):
+            total += candidates
+            candidates = -(-candidates // 2)
+        return total
 
     @property
     def trial_steps(self) -> int:

@@ -67,9 +67,8 @@ class SearchProgress:
 
     def __init__(self, on_step: OnStep, config: SearchConfig) -> None:
         self._on_step = on_step
-        points, trials = max(len(config.targets_ms), 1), config.trials if config.trials > 1 else 0
-        trial_steps = trials * config.trial_seeds * config.trial_steps
-        self.steps_per_point = config.steps - config.warm_up_steps + trial_steps
+        points = max(len(config.targets_ms), 1)
+        self.steps_per_point = config.steps - config.warm_up_steps + config.num_trials * config.trial_steps
         self._total = config.warm_up_steps + points * self.steps_per_point
         self._finished = 0
 

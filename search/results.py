@@ -92,6 +92,7 @@ class SearchResult(Result):
             diverged, and without a labelled pixel; empty in results of earlier versions, which ranked by loss.
         trial_seeds: seed of each trial: of initial weights, order of images and views; empty in earlier results.
         trial_steps: steps of each trial; 0 without trials.
+        trial_miou: mean mIoU of the result's trials, in percent; None without, and in results of earlier versions.
         loss_before: mean loss of sampled paths.
         loss_likeliest: loss of the most probable architecture; None for a strategy without probabilities.
         gap: `loss_likeliest` - `loss_before`.
@@ -129,6 +130,7 @@ class SearchResult(Result):
     trial_mious: list[float | None] = field(default_factory=list)
     trial_seeds: list[int] = field(default_factory=list)
     trial_steps: int
+    trial_miou: float | None = None
     loss_before: float
     loss_likeliest: float | None
     gap: float | None
@@ -169,7 +171,9 @@ class SearchResult(Result):
 
     @property
     def best_trial_miou(self) -> float | None:
-        """Highest mIoU of a trial, that of the result; None without one."""
+        """Mean mIoU of the result's trials: the highest one in results of earlier versions; None without trials."""
+        if self.trial_miou is not None:
+            return self.trial_miou
         return max((miou for miou in self.trial_mious if miou is not None), default=None)
 
     @property

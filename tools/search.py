@@ -111,7 +111,6 @@ SeedsOption = Annotated[
     weight_decay=describe_defaults(DECAYS),
     arch_lr="14 / steps after the warm-up, 0.001 to 0.05",
     communication="gcn; none with shared cells",
-    trial_share="1/3",
     workers=WORKERS_DEFAULT,
     cache=CACHE_DEFAULT,
 )

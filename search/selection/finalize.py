@@ -113,6 +113,7 @@ def finalize(
         trial_mious=[trial.miou for trial in trials],
         trial_seeds=[trial.seed for candidate in trials for trial in candidate.trials],
         trial_steps=config.trial_steps if trials else 0,
+        trial_miou=trials[best].miou if trials else None,
         loss_before=loss_before,
         loss_likeliest=loss_likeliest,
         gap=None if loss_likeliest is None else loss_likeliest - loss_before,
@@ -226,17 +227,23 @@ def _count_learning_passes(config: SearchConfig, constraint: CostConstraint) -> 
 def _run_trials(
     context: SearchContext, scorer: SupernetScorer, candidates: list[Architecture], run: RunFolder
 ) -> list[CandidateTrials]:
-    """Return the trials of each candidate; those that an earlier call finished are not repeated."""
+    """Return the trials of each candidate: one of all, another one of the better half, and so on.
+
+    Trials that an earlier call finished are not repeated.
+    """
     file, config, fabric = run.path / TRIALS_FILE, context.config, context.fabric
     finished: dict[str, list[Trial]] = fabric.broadcast(_read_trials(file) if run.active else {})
     keys = [network_key(architecture, config.scope) for architecture in candidates]
-    for number, (key, architecture) in enumerate(zip(keys, candidates, strict=True)):
-        trials = finished.setdefault(key, [])
-        context.progress.skip(len(trials) * config.trial_steps)
-        for index in range(len(trials), config.trial_seeds):
+    alive = list(range(len(candidates)))
+    for index in range(config.trial_seeds):
+        for number in alive:
+            trials = finished.setdefault(keys[number], [])
+            if len(trials) > index:
+                context.progress.skip(config.trial_steps)
+                continue
             seed = derive_trial_seed(config.seed, number * config.trial_seeds + index)
             trial = run_trial(
-                architecture,
+                candidates[number],
                 config.make_trial(seed),
                 fabric,
                 context.halves[0],
@@ -247,6 +254,8 @@ def _run_trials(
             trials.append(trial)
             if run.active:
                 write_atomic(file, _TRIALS.dump_json(finished, indent=2).decode() + "\n")
+        alive.sort(key=lambda number: CandidateTrials(tuple(finished[keys[number]][: index + 1])).rank)
+        alive = alive[: -(-len(alive) // 2)]
     return [CandidateTrials(tuple(finished[key])) for key in keys]
 
 

@@ -72,11 +72,11 @@ class CandidateTrials:
         return _average([trial.miou for trial in self.trials])
 
     @property
-    def rank(self) -> tuple[bool, float, float]:
-        """Sort key, best first: higher mIoU, then lower loss; candidates that diverged are last."""
+    def rank(self) -> tuple[bool, int, float, float]:
+        """Sort key, best first: most trials, then higher mIoU, then lower loss; candidates that diverged are last."""
         if self.loss is None:
-            return True, 0.0, 0.0
-        return False, -(self.miou or 0.0), self.loss
+            return True, 0, 0.0, 0.0
+        return False, -len(self.trials), -(self.miou or 0.0), self.loss
 
 
 def _average(values: Sequence[float | None]) -> float | None:

@@ -223,7 +223,7 @@ def test_searches_come_before_their_trainings(tmp_path: Path):
     setting = trainings.Setting(tmp_path, tmp_path, (192, 256), 8, 30, 1, trees.REPOSITORY)
     bench = camvid.Bench(setting, tmp_path, "abc", tmp_path / "rapid.lut", {"fast": 2.4, "accurate": 8.0})
     searched, trained = camvid.list_stages("ours", bench)
-    names = [f"{level}-{camvid.DEFAULT_STRATEGY}-{number}" for number in range(3) for level in ("fast", "accurate")]
+    names = [f"{level}-{camvid.DEFAULT_STRATEGY}-{number}" for level in ("fast", "accurate") for number in range(3)]
     assert [job.name for job in searched] == names
     assert [job.name for job in trained] == [f"{name}-seed-{seed}" for seed in range(3) for name in names]
     (peers,) = camvid.list_stages("peers", bench)

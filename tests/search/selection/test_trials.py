@@ -118,27 +118,27 @@ def candidate(*scores: tuple[float | None, float | None]) -> CandidateTrials:
 
 def test_candidates_rank_by_miou_then_loss():
     ordered = [
-        candidate((2.0, 30.0)),
         candidate((1.0, 10.0), (1.0, 30.0)),
         candidate((1.5, 20.0), (1.5, 20.0)),
+        candidate((2.0, 30.0)),
         candidate((0.5, 0.0)),
         candidate((0.5, 90.0), (None, None)),
     ]
     assert sorted([ordered[i] for i in (4, 1, 0, 3, 2)], key=lambda own: own.rank) == ordered
     first, second = candidate((1.0, None)), candidate((2.0, None))
     assert min((second, first), key=lambda own: own.rank) == first
-    assert (ordered[1].miou, ordered[4].miou, ordered[4].loss) == (20.0, None, None)
+    assert (ordered[0].miou, ordered[4].miou, ordered[4].loss) == (20.0, None, None)
 
 
 def test_trials_follow_the_recipe_of_trainings():
     config = SearchRunConfig(steps=30, batch=6, crop=(32, 48), precision="bf16", balanced=False)
     own = config.make_trial(5)
-    assert own == TrainConfig(steps=10, batch=6, crop=(32, 48), seed=5, precision="bf16", balanced=False)
+    assert own == TrainConfig(steps=8, batch=6, crop=(32, 48), seed=5, precision="bf16", balanced=False)
 
 
-def test_each_candidate_has_trials_of_own_seeds(street, scenes, tried, tmp_path, monkeypatch):
-    """Their mean decides: the candidate with the best single trial may lose."""
-    mious = iter([50.0, 10.0, 31.0, 30.0])
+def test_better_half_has_another_trial(street, scenes, short, tmp_path, monkeypatch):
+    """Their mean decides: the candidate with the best single trial may lose, also against one with a lower mean."""
+    mious = iter([50.0, 32.0, 40.0, 10.0, 31.0])
     ran = []
 
     def score(architecture, config, *_):
@@ -146,13 +146,17 @@ def test_each_candidate_has_trials_of_own_seeds(street, scenes, tried, tmp_path,
         return Trial(config.seed, 1.0, next(mious))
 
     monkeypatch.setattr(finalize, "run_trial", score)
-    result = search(street, scenes, tmp_path / "run", change(tried, trial_seeds=2))
+    config = change(short, trials=3, trial_seeds=2, trial_share=0.5)
+    result = search(street, scenes, tmp_path / "run", config)
     choices, seeds = zip(*ran, strict=True)
-    assert choices[0] == choices[1] != choices[2] == choices[3]
-    assert len({*seeds, tried.seed}) == 5
-    assert result.trial_seeds == [*seeds]
-    assert result.trial_mious == [30.0, 30.5]
+    assert len({*choices[:3]}) == 3
+    assert choices[3:] == (choices[0], choices[2])
+    assert len({*seeds, config.seed}) == 6
+    assert {*result.trial_seeds} == {*seeds}
+    assert result.trial_mious == [30.0, 32.0, 35.5]
     assert Architecture.load(result.architecture).choices == choices[2]
+    assert result.trial_miou == result.best_trial_miou == 35.5
+    assert config.num_trials == len(ran) == 5
 
 
 @pytest.fixture
