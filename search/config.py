@@ -117,7 +117,7 @@ class SearchConfig(BaseModel):
     """Number of top candidates to train briefly from scratch; 0 or 1 skips this."""
     trial_seeds: Count = 2  # Ours.
     """Number of such training runs of the best candidates, each with its own seed: after each, half of them remain."""
-    trial_share: Share = 0.25  # Ours.
+    trial_share: Annotated[float, Field(gt=0, lt=1)] = 0.25  # Ours.
     """Length of each of them, as a share of the search's steps."""
     workers: Workers = None
     cache: Cache = None

@@ -142,7 +142,7 @@ def search(
 
     given = {name: value for name, value in settings.items() if is_given(context, name)}
     given |= _group_targets(target_ms, target_fps, len(lut))
-    first_seed = settings["seed"]
+    first_seed = _find_first_seed(out, given.get("seed"))
     folders = _list_folders(out, seeds, first_seed, given)
     settings = resume_settings(SearchRunConfig, given, next(iter(folders)), "search", say)
     config = SearchRunConfig(**{"steps": 1, **settings})
@@ -170,6 +170,14 @@ def search(
     emit(result.as_dict(), as_json, _make_table(results), *_format_lines(results), *summary, *following)
 
 
+def _find_first_seed(out: Path, given: int | None) -> int:
+    """Return the first seed of several searches: as given, else the lowest that an earlier command began with."""
+    if given is not None:
+        return given
+    begun = [folder.name.removeprefix("seed-") for folder in out.glob("seed-*")]
+    return min((int(seed) for seed in begun if seed.isdecimal()), default=0)
+
+
 def _list_folders(out: Path, seeds: int, first: int, given: Mapping[str, Any]) -> dict[Path, int | None]:
     """Return the run folder of each search, with its seed; None for that of the settings.
 
@@ -178,6 +186,8 @@ def _list_folders(out: Path, seeds: int, first: int, given: Mapping[str, Any]) -
     """
     if seeds == 1:
         return {out: None}
+    if (out / "search.json").exists():
+        raise UsageError(f"{out} holds a single search: choose another --out for --seeds")
     if len(given.get("targets_ms", ())) > 1:
         raise UsageError("--seeds is for a single point of targets: leave it out, or all targets but one")
     return {out / f"seed-{seed}": seed for seed in range(first, first + seeds)}
@@ -485,9 +495,10 @@ def _format_measurement(result: SearchResult) -> list[str]:
         return []
     if result.target_fps is not None:
         target += f" of {result.target_fps:.4g} FPS ({result.target_ms:.3f} ms)"
+    above = "; no architecture that was measured meets it" if error_pct > 0 else ""
     return [
         f"  measured {result.measured_ms:.3f} ms at the table's machine speed, {error_pct:+.1f} % from {target}, "
-        f"after {result.refinements} refinements; the table predicts {result.predicted_ms:.3f} ms"
+        f"after {result.refinements} refinements; the table predicts {result.predicted_ms:.3f} ms{above}"
     ]
 
 

@@ -25,6 +25,8 @@ NUM_SHARES = 8
 def draw_paths(constraints: Sequence[CostConstraint], seed: int) -> Indices:
     """Return random valid choices of the searched decisions, [P, S]: near the targets, or any where these are inactive.
 
+    A head whose width is not searched has its default in the supernet, with which a path may exceed its target.
+
     Args:
         constraints: one constraint for each point of a front, of the same decisions.
         seed: random seed.

@@ -47,10 +47,13 @@ def require_target_in_range(
 
 def _suggest(predictor: Predictor, target_ms: float) -> str:
     """Return what to profile for a target outside the space's range."""
+    fastest, slowest = predictor.range_ms
+    if fastest <= target_ms <= slowest:
+        return f"without --cells shared and --fusion fixed, the space has {fastest:.3f} to {slowest:.3f} ms"
     suggestion = suggest_space(predictor, target_ms)
     if suggestion is not None:
         return suggestion.describe()
-    kind = "smaller" if target_ms < predictor.range_ms[0] else "larger"
+    kind = "smaller" if target_ms < fastest else "larger"
     return f"profile a {kind} --input or space (docs/spaces.md)"
 
 

@@ -115,6 +115,11 @@ def announce_earlier_version(path: Path, stage: str, log: Callable[[str], None])
     if BATCH_PER_PROCESS not in read_settings(path, stage):
         clipping = ", and gradients are clipped" if stage == "train" else ""
         log(f"{path} was begun by an earlier version: its remaining random views are this one's{clipping}")
+    elif stage == "search" and "halves" not in read_settings(path, stage):
+        log(
+            f"{path} was begun by an earlier version: its remaining steps draw paths near the target, and its trials "
+            "have the recipe of lgc-train"
+        )
 
 
 def _fill_in_defaults(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:

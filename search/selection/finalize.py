@@ -17,7 +17,7 @@ from ...lut.table.table import network_key
 from ...models.nets.network import get_geometry
 from ...models.space.cost import Array
 from ...models.space.lgcnet import LGCNetArchitecture
-from ...models.space.protocol import ARCHITECTURE_FILE, Architecture, SearchSpace
+from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
 from ..config import SearchConfig
 from ..constraint.constraint import CostConstraint
 from ..constraint.feasibility import require_targets_met
@@ -29,6 +29,7 @@ from ..runtime.batches import Batch, load_batches
 from ..runtime.fabric import average_over_processes
 from ..runtime.run_folder import RunFolder
 from ..supernet.alphas import SampledPath
+from ..supernet.blocks import BlockDecisions
 from ..supernet.supernet import use_batch_statistics
 from ..supernet.supernet_trainer import SupernetTrainer
 from ..training.config import divide_batch
@@ -218,10 +219,14 @@ def _list_log_probabilities(trainer: SupernetTrainer) -> Array:
 
 def _count_learning_passes(config: SearchConfig, constraint: CostConstraint) -> int:
     """Return the forward passes, of whole images, that learning the architecture by gradients on crops amounts to."""
-    height, width = SearchSpace.require(constraint.decisions.space).input
+    decisions = constraint.decisions
+    assert isinstance(decisions, BlockDecisions)
+    height, width = decisions.space.input
     crop = config.crop or (height, width)
     steps = max(config.steps - config.gradient_warm_up_steps, 1)
-    return round(strategies.PASSES_PER_STEP * steps * crop[0] * crop[1] / (height * width))
+    rivals = int((decisions.contested & ~decisions.are_widths).any()) + int(decisions.are_widths.any())
+    passes = strategies.PASSES_PER_STEP + rivals * strategies.RIVAL_PASSES
+    return round(passes * steps * crop[0] * crop[1] / (height * width))
 
 
 def _run_trials(

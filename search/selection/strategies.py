@@ -24,6 +24,8 @@ Counts = NDArray[np.int64]
 
 PASSES_PER_STEP = 3
 """Forward passes that one training step of the architecture counts as; its backward pass takes twice a forward one."""
+RIVAL_PASSES = 1
+"""More passes for the rivals of edges, and for that of a width, in spaces that have them."""
 POPULATION, TOURNAMENT = 24, 6
 """Living architectures of the evolution, and those among them that compete to be the next parent."""
 MUTATIONS = 2
@@ -247,7 +249,7 @@ STRATEGIES: dict[str, Callable[[StrategyTask], Ranking]] = {
     "random": search_at_random,
     "evolution": evolve,
 }
-"""Name -> strategy. All but `gradient` use a supernet that is trained on uniformly sampled paths."""
+"""Name -> strategy. All but `gradient` use a supernet that is trained on random paths near the target alone."""
 
 
 def _sample_random(constraint: CostConstraint, count: int, rng: np.random.Generator) -> ArchitectureBatch:

@@ -28,8 +28,7 @@ class SampledPath:
     Attributes:
         choices: operator of each searched decision, [S].
         gates: values of 1 with the gradient of the choice, [S]; None without gradients.
-        rivals: a second choice of each decision, [S], -1 without one; None without gradients. A width's rival is the
-            narrower of the two.
+        rivals: a second choice of each contested decision, [S], -1 for the others; None without gradients.
         rival_gates: values of 0 with the gradient of the rival, [S].
     """
 
@@ -127,7 +126,7 @@ class ArchitectureParameters(nn.Module):
         choices = self.decisions.repair_searched(values.argmax(axis=1)[None], values)[0]
         if not torch.is_grad_enabled():
             return SampledPath(choices)
-        choices, rivals = self._pair_with_rivals(choices, values)
+        rivals = self._find_rivals(choices, values)
         chosen, others = torch.from_numpy(choices), torch.from_numpy(np.maximum(rivals, 0))
         return SampledPath(
             choices,
@@ -136,13 +135,12 @@ class ArchitectureParameters(nn.Module):
             straight_through_gates(noisy, others, temperature, 0.0),
         )
 
-    def _pair_with_rivals(self, choices: Indices, values: Array) -> tuple[Indices, Indices]:
-        """Return choices [S] and their rivals [S] for noisy log-probabilities [S, C]; the wider width is chosen."""
+    def _find_rivals(self, choices: Indices, values: Array) -> Indices:
+        """Return the best other choice of each contested decision by noisy log-probabilities [S, C], [S]; else -1."""
         others = values.copy()
         np.put_along_axis(others, choices[:, None], -np.inf, axis=1)
-        rivals = np.where(self.decisions.contested, others.argmax(axis=1), -1)
-        narrower = self.decisions.are_widths & (rivals > choices)
-        return np.where(narrower, rivals, choices), np.where(narrower, choices, rivals)
+        exists = np.isfinite(others).any(axis=1)
+        return np.where(self.decisions.contested & exists, others.argmax(axis=1), -1)
 
     def entropies(self) -> list[float]:
         """Return the mean entropy of each block's decisions, in nats."""

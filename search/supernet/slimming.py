@@ -6,8 +6,8 @@ supernet would blend all paths and fit none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ...models import recipe
 from ...models.nets.layers import build_module
-from ...models.space.lgcnet.widths import OpTemplate, Width
+from ...models.space.lgcnet.widths import OpTemplate
 from ...models.space.operators import count_parameters, get_recipe, is_free
 
 Convolution = tuple[int, tuple[int, ...]]
@@ -52,45 +52,16 @@ class SlimBatchNorm2d(nn.Module):
 
     Args:
         norm: Normalisation of all channels, whose weights are taken over.
-
-    Attributes:
-        mask: Gates of the current channels; None for 1.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.mask: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise."""
         channels = int(x.shape[1])
-        weight, bias = self.weight[:channels], self.bias[:channels]
-        if self.mask is not None:
-            mask = self.mask.to(weight.dtype)
-            weight, bias = weight * mask, bias * mask
-        return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
-
-
-@dataclass(frozen=True)
-class WidthRival:
-    """A narrower choice of a width, whose output is the first channels of the chosen one's.
-
-    Attributes:
-        choice: Index of the narrower choice.
-        gate: Scalar of value 1 with the gradient of the chosen width.
-        rival_gate: Scalar of value 0 with the gradient of the narrower one.
-    """
-
-    choice: int
-    gate: Tensor
-    rival_gate: Tensor
-
-    def make_mask(self, width: Width, widths: Sequence[int]) -> Tensor:
-        """Return gates of value 1 for the channels of a width: those of the rival have the gradients of both."""
-        narrow = width.values[self.choice]
-        both = (self.gate + self.rival_gate).expand(narrow)
-        return torch.cat([both, self.gate.expand(width.at(widths) - narrow)])
+        return F.batch_norm(x, None, None, self.weight[:channels], self.bias[:channels], training=True, eps=self.eps)
 
 
 class SlimOperator(nn.Module):
@@ -112,21 +83,11 @@ class SlimOperator(nn.Module):
         for child, (_, parts) in zip(self._convolutions, widths, strict=True):
             child.__class__ = SlimConv2d
             child.parts = parts  # type: ignore[assignment]
-        norms = [child for child in self.module.modules() if isinstance(child, SlimBatchNorm2d)]
-        self._masked = [norm for norm in norms[-1:] if len(norm.weight) == template.c_out.at(largest)]
         self.choose(largest)
 
-    def choose(self, widths: Sequence[int], rivals: Mapping[int, WidthRival] | None = None) -> None:
-        """Select the choices of all width decisions, [W], and the rivals of some of them, by their index.
-
-        A rival masks the channels where they are made, by the last normalisation: those that an operator adds to its
-        input are not masked a second time, so that the gradient counts each once.
-        """
+    def choose(self, widths: Sequence[int]) -> None:
+        """Select the choices of all width decisions, [W]."""
         self._passes = is_free(self.template.at(widths))
-        decision = self.template.c_out.decision
-        rival = None if rivals is None or decision is None else rivals.get(decision)
-        for norm in self._masked:
-            norm.mask = None if rival is None else rival.make_mask(self.template.c_out, widths)
         spec = replace(self.template, optional=False).at(widths)
         for child, active in zip(self._convolutions, _list_convolutions(get_recipe(spec)), strict=True):
             child.active = active  # type: ignore[assignment]

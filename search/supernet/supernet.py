@@ -14,7 +14,7 @@ from ...models.nets.layers import build_module
 from ...models.nets.network import Skeleton
 from .alphas import SampledPath
 from .blocks import BlockDecisions
-from .slimming import SlimOperator, WidthRival, build_slim
+from .slimming import SlimOperator, build_slim
 
 
 class Supernet(Skeleton):
@@ -31,7 +31,7 @@ class Supernet(Skeleton):
         else:
             super().__init__(space, space.plan, build_module)
         self.decisions = decisions
-        self._widths, self._has_rivals = space.widest, False
+        self._widths = space.widest
 
     def forward(self, x: Tensor, sample: SampledPath) -> Tensor:
         """Return logits of a path, [N, classes, h, w], for images [N, 3, H, W]."""
@@ -39,30 +39,13 @@ class Supernet(Skeleton):
         return self.compute(x, self.split_path(sample))
 
     def _choose_widths(self, sample: SampledPath) -> None:
-        """Select the path's widths in every operator, and the narrower ones of a step on the architecture."""
+        """Select the path's widths in every operator."""
         widths = tuple(self.decisions.expand(sample.choices[None])[0, self.space.edges :].tolist())
-        rivals = self._find_width_rivals(sample)
-        if widths != self._widths or rivals or self._has_rivals:
-            self._widths, self._has_rivals = widths, bool(rivals)
+        if widths != self._widths:
+            self._widths = widths
             for module in self.modules():
                 if isinstance(module, SlimOperator):
-                    module.choose(widths, rivals)
-
-    def _find_width_rivals(self, sample: SampledPath) -> dict[int, WidthRival]:
-        """Return the narrower choice of each searched width, by the index of its decision."""
-        if sample.gates is None or sample.rivals is None or not self.decisions.are_widths.any():
-            return {}
-        gates = self._send([sample.gates, sample.rival_gates])
-        own = self.decisions.assignment[self.space.edges :].tolist()
-        return {
-            width: WidthRival(int(sample.rivals[index]), gates[0, index], gates[1, index])
-            for width, index in enumerate(own)
-            if index < len(sample.rivals) and sample.rivals[index] >= 0
-        }
-
-    def _send(self, gates: Sequence[Tensor | None]) -> Tensor:
-        """Return gates [S] of choices and of rivals on the device of the weights, [2, S]."""
-        return torch.stack([row for row in gates if row is not None]).to(next(self.parameters()).device)
+                    module.choose(widths)
 
     def split_path(self, sample: SampledPath) -> Sequence[CellPath]:
         """Return the path through each cell; the fusion cell is the last."""
@@ -74,7 +57,8 @@ class Supernet(Skeleton):
         """Return the path through each edge, for the choices of all edges."""
         if sample.gates is None or sample.rivals is None:
             return [EdgePath(choice) for choice in choices]
-        gates = self._send([sample.gates, sample.rival_gates])
+        assert sample.rival_gates is not None
+        gates = torch.stack([sample.gates, sample.rival_gates]).to(next(self.parameters()).device)
         rivals, constant, paths = sample.rivals.tolist(), gates.new_ones(()), []
         for choice, index in zip(choices, self.decisions.assignment.tolist(), strict=False):
             if index < 0:  # of a fixed fusion

@@ -9,6 +9,7 @@ from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -225,11 +226,13 @@ class SupernetTrainer:
 
     def _update_architecture(self, batch: Batch, temperature: float) -> SupernetRecord:
         parameters = list(self.alphas.parameters())
-        loss = self.compute_loss(self.alphas.sample_path(temperature, self._noise), batch)
+        sample = self.alphas.sample_path(temperature, self._noise)
+        loss = self.compute_loss(sample, batch)
         expected = self.constraint.expected(self.alphas.probabilities())
         ratio = self.constraint.expected_target_ratio(expected)
         scale = FP16_SCALE if self._is_fp16 else 1.0
-        total = (loss.cpu() + self.objective.penalty(ratio) + self._penalise_collapse()) * scale
+        compared = self._compare_width(sample, batch, loss.detach())
+        total = (loss.cpu() + compared + self.objective.penalty(ratio) + self._penalise_collapse()) * scale
         self._adam.zero_grad(set_to_none=True)
         total.backward(inputs=parameters)  # type: ignore[no-untyped-call]
         average_gradients(parameters, self.fabric)
@@ -247,6 +250,25 @@ class SupernetTrainer:
             "load": ratio.item(),
             "multiplier": self.objective.multiplier,
         }
+
+    def _compare_width(self, sample: SampledPath, batch: Batch, loss: Tensor) -> Tensor:
+        """Return a term of value 0 whose gradient is that of the widths: the loss of a rival less that of the path.
+
+        A width has no gate: its channels are read by convolutions whose normalisation cancels their scale, and inner
+        channels depend on it too. So one width, drawn at random, is compared with its rival by a forward pass of the
+        path with it; the gradient counts for all, as each is drawn equally often.
+        """
+        widths = np.flatnonzero(self.alphas.decisions.are_widths)
+        if not len(widths) or sample.rivals is None or sample.rival_gates is None:
+            return torch.zeros(())
+        width = int(widths[int(torch.randint(len(widths), (), generator=self._noise))])
+        if sample.rivals[width] < 0:
+            return torch.zeros(())
+        choices = sample.choices.copy()
+        choices[width] = sample.rivals[width]
+        with torch.no_grad():
+            rival = self.compute_loss(SampledPath(choices), batch)
+        return len(widths) * (rival - loss).cpu() * sample.rival_gates[width]
 
     @property
     def progress(self) -> float:

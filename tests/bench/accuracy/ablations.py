@@ -52,7 +52,7 @@ def write_ablations(setting: Setting, target_ms: float, out: Path) -> None:
     trainings = [json.loads(path.read_text()) for path in sorted(setting.work.glob("*-seed-*.json"))]
     names = {row["network"] for row in trainings}
     searches = {name: json.loads((setting.work / f"{name}.json").read_text()) for name in sorted(names)}
-    groups = summarise(trainings, searches, {})["groups"]
+    groups = summarise(trainings, searches, {}, {})["groups"]
     result = {
         "name": ["ablations", "camvid", "x".join(map(str, setting.size))],
         **stamp(),

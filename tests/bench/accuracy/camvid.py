@@ -68,10 +68,12 @@ class Job:
     Attributes:
         name: name of its file in the work folder.
         make: returns the content, given a descriptor of its lock.
+        measures: True if it measures latencies, so that no other job may run.
     """
 
     name: str
     make: Callable[[int], dict[str, Any]]
+    measures: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Bench:
             kept = {key: value for key, value in found.items() if key != "architecture"}
             return {"commit": self.commit, "machine": read_cpu_model(), **kept}
 
-        return Job(name, make)
+        return Job(name, make, measures=True)
 
     def locate(self, search: str) -> Path:
         """Return the architecture of a search."""
@@ -148,7 +150,7 @@ def run_stages(stages: Iterable[Sequence[Job]], setting: Setting, jobs: int) -> 
     """Run the jobs of each stage, some at the same time; return the number of those that failed."""
     failures = 0
     for stage in stages:
-        with ThreadPoolExecutor(jobs) as pool:
+        with ThreadPoolExecutor(1 if any(job.measures for job in stage) else jobs) as pool:
             for future in [pool.submit(run_once, job.name, setting, job.make) for job in stage]:
                 try:
                     print(future.result(), flush=True)
@@ -216,7 +218,7 @@ def list_stages(part: str, bench: Bench) -> Iterator[list[Job]]:
         for name, number in networks.items():
             drawn = draw_architecture(bench.table, bench.targets["fast"], number)
             place_architecture(drawn, bench.locate(name).parent)
-        yield [bench.make_training(name, 0, bench.locate(name)) for name in networks]
+        yield [bench.make_training(name, number % SEEDS, bench.locate(name)) for name, number in networks.items()]
     elif part == "targets":
         options = ("--strategy", "random", "--steps", str(TARGET_STEPS), "--trials", "0")
         yield [bench.make_search(f"target-{index}", ms, *options) for index, ms in enumerate(list_targets(bench.table))]

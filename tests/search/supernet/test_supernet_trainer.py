@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lgc.errors import TrainingError
+from lgc.models.space.lgcnet import LGCNetSpace
 from lgc.models.space.lgcnet.plan import edge_name
 from lgc.search.config import SearchConfig
 from lgc.search.constraint.constraint import CostConstraint
@@ -24,6 +25,7 @@ from lgc.search.supernet.weight_optimiser import MAX_GRADIENT_NORM
 from lgc.search.training.losses import SegmentationLoss
 from lgc.search.training.scores import compute_scores
 
+from ...spaces import SLIM
 from ..runs import require_equal_tensors
 
 
@@ -337,3 +339,35 @@ def test_bf16_and_fp32_losses_differ_slightly(make, pairs):
     losses = np.array([[record["weight_loss"] for record in run] for run in records])
     assert not np.array_equal(losses[0], losses[1])
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_width_gradient_is_the_difference_of_losses(predict, pairs, monkeypatch):
+    """The term has no value; its gradient is that of the rival's probability, times the losses' difference."""
+    slim = predict(LGCNetSpace.check({**SLIM, "classes": 11}, "slim"))
+    decisions = BlockDecisions(slim.space)
+    constraint = CostConstraint.from_predictors(decisions, [slim])
+    trainer = SupernetTrainer(decisions, SearchConfig(steps=6, batch=2), open_fabric("cpu"), constraint)
+    losses = {}
+
+    def compute_loss(self, sample, batch):
+        losses[sample.choices.tobytes()] = float(np.random.default_rng(len(losses)).uniform(1, 3))
+        return torch.tensor(losses[sample.choices.tobytes()])
+
+    monkeypatch.setattr(SupernetTrainer, "compute_loss", compute_loss)
+    compared = set()
+    for _ in range(30):
+        sample = trainer.alphas.sample_path(1.0, trainer._noise)
+        losses.clear()
+        term = trainer._compare_width(sample, pairs[0][1], torch.tensor(2.0))
+        assert term.item() == 0
+        ((choices, rival_loss),) = losses.items()
+        changed = np.flatnonzero(np.frombuffer(choices, np.int64) != sample.choices)
+        (width,) = changed
+        assert decisions.are_widths[width]
+        compared.add(int(width))
+        gradients = torch.autograd.grad(term, list(trainer.alphas.alpha), retain_graph=True, allow_unused=True)
+        single = torch.autograd.grad(sample.rival_gates[width], list(trainer.alphas.alpha), allow_unused=True)
+        for gradient, own in zip(gradients, single, strict=True):
+            if own is not None:
+                torch.testing.assert_close(gradient, 5 * (rival_loss - 2.0) * own)
+    assert compared == set(np.flatnonzero(decisions.are_widths).tolist())
