@@ -44,7 +44,11 @@ def check_out(commit: str, cache: Path = CACHE, repository: Path = REPOSITORY) -
                 archive.seek(0)
                 with tarfile.open(fileobj=archive) as tar:
                     tar.extractall(scratch, filter="data")
-            (Path(scratch) / "tree").rename(folder)
+            try:
+                (Path(scratch) / "tree").rename(folder)
+            except OSError:  # another process was faster
+                if not folder.exists():
+                    raise
     return folder
 
 
