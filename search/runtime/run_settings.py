@@ -112,14 +112,14 @@ def announce_earlier_version(path: Path, stage: str, log: Callable[[str], None])
     """
     if not name_checkpoint(path, stage).exists() or name_result(path, stage).exists():
         return
-    if BATCH_PER_PROCESS not in read_settings(path, stage):
-        clipping = ", and gradients are clipped" if stage == "train" else ""
-        log(f"{path} was begun by an earlier version: its remaining random views are this one's{clipping}")
-    elif stage == "search" and "halves" not in read_settings(path, stage):
-        log(
-            f"{path} was begun by an earlier version: its remaining steps draw paths near the target, and its trials "
-            "have the recipe of lgc-train"
-        )
+    stored, changes = read_settings(path, stage), []
+    if BATCH_PER_PROCESS not in stored:
+        changes += ["its remaining random views are this one's", *["gradients are clipped"] * (stage == "train")]
+    if stage == "search" and "halves" not in stored:
+        changes += ["its remaining paths lie near the target", "its trials have the recipe of lgc-train"]
+    if changes:
+        text = ", and ".join(part for part in (", ".join(changes[:-1]), changes[-1]) if part)
+        log(f"{path} was begun by an earlier version: {text}")
 
 
 def _fill_in_defaults(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:

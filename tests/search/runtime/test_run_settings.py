@@ -38,7 +38,7 @@ def begin(tmp_path):
 def test_earlier_settings_are_upgraded():
     assert upgrade_settings(OLD, "train") == OLD | {"batch": 8, BATCH_PER_PROCESS: 4} | LEGACY_SETTINGS["train"]
     assert upgrade_settings(NEW, "train") == LEGACY_SETTINGS["train"] | NEW
-    assert upgrade_settings({"batch": 3}, "search") == {"batch": 3, BATCH_PER_PROCESS: 3}
+    assert upgrade_settings({"batch": 3}, "search") == {"batch": 3, BATCH_PER_PROCESS: 3} | LEGACY_SETTINGS["search"]
 
 
 def test_legacy_settings_are_fields():
@@ -58,14 +58,21 @@ def test_omitted_settings_are_the_runs_own(begin, stored):
 
 
 @pytest.mark.parametrize(
-    ("stage", "changes"), [("train", "this one's, and gradients are clipped"), ("search", "this one's")]
+    ("stage", "changes"),
+    [
+        ("train", "this one's, and gradients are clipped"),
+        (
+            "search",
+            "this one's, its remaining paths lie near the target, and its trials have the recipe of lgc-train",
+        ),
+    ],
 )
 def test_run_of_an_earlier_version_is_announced(begin, stage, changes):
     lines = []
     folder = begin(OLD, stage)
     announce_earlier_version(folder, stage, lines.append)
     assert lines == [f"{folder} was begun by an earlier version: its remaining random views are {changes}"]
-    announce_earlier_version(begin(NEW, stage), stage, pytest.fail)
+    announce_earlier_version(begin(NEW | {"halves": "random"}, stage), stage, pytest.fail)
     begin(OLD, stage)
     (folder / f"{stage}-result.json").touch()
     announce_earlier_version(folder, stage, pytest.fail)
