@@ -17,6 +17,8 @@ from .blocks import BlockDecisions
 from .communication import GraphCommunication, LinearCommunication
 from .gumbel import add_gumbel_noise, straight_through_gates
 
+MAX_FLATTENING, BISECTIONS = 1e4, 24
+"""Largest temperature that raises an entropy, and steps that find it."""
 COMMUNICATIONS = ("gcn", "linear", "none")
 """Kinds of communication between cells; see `communication`."""
 
@@ -145,16 +147,37 @@ class ArchitectureParameters(nn.Module):
     def entropies(self) -> list[float]:
         """Return the mean entropy of each block's decisions, in nats."""
         with torch.no_grad():
-            return [float(part.mean()) for part in torch.split(self._list_entropies(), self.decisions.block_sizes)]
+            return [float(part.mean()) for part in torch.split(self.list_entropies(), self.decisions.block_sizes)]
 
-    def mean_entropy(self) -> Tensor:
-        """Return the mean entropy of all decisions (scalar), in nats."""
-        return self._list_entropies().mean()
-
-    def _list_entropies(self) -> Tensor:
+    def list_entropies(self) -> Tensor:
         """Return the entropy of each decision, [S], in nats."""
-        p = self.probabilities()
-        return -(p * p.clamp_min(1e-12).log()).sum(-1)
+        return _list_entropies(self.logits())
+
+    @torch.no_grad()
+    def raise_entropies(self, smallest: Tensor) -> None:
+        """Flatten the distributions whose entropy is below the smallest one, [S], in nats: their ranking stays.
+
+        A decision that settles early does so by weights that are hardly trained, and its other choices are no longer
+        sampled. Logits after communication are divided by a temperature; the difference is added to the parameters.
+        """
+        logits = self.logits()
+        low, high = torch.ones(len(logits), 1), torch.full((len(logits), 1), MAX_FLATTENING)
+        if bool((_list_entropies(logits) >= smallest).all()):
+            return
+        for _ in range(BISECTIONS):
+            middle = (low * high).sqrt()
+            is_low = (_list_entropies(logits / middle) < smallest)[:, None]
+            low, high = torch.where(is_low, middle, low), torch.where(is_low, high, middle)
+        is_low = (_list_entropies(logits) < smallest)[:, None]
+        change = torch.where(is_low & ~self.missing, logits / high - logits, 0.0)
+        for rows, part in zip(self.alpha, torch.split(change, self.decisions.block_sizes), strict=True):
+            rows += part[:, : rows.shape[1]]
+
+
+def _list_entropies(logits: Tensor) -> Tensor:
+    """Return the entropy of the softmax of each row, [S], in nats."""
+    p = torch.softmax(logits, dim=-1)
+    return -(p * p.clamp_min(1e-12).log()).sum(-1)
 
 
 def _make_communication(kind: str, alpha: Tensor, previous: Tensor, gamma: float, embedding: int) -> nn.Module:

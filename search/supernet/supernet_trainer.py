@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import StateDict
 
 MIN_ENTROPY = 0.5
-"""Share of the first entropy below which the architecture's is penalised at the end of the warm-up. Ours."""
+"""Smallest entropy of a decision after the warm-up, as a share of its first one; it falls linearly to 0. Ours."""
 LOG_EVERY = 25
 """Steps between records of mIoU and of the most probable architecture in the metrics log."""
 _CHECKED = {
@@ -144,7 +144,7 @@ class SupernetTrainer:
         # A search by gradients starts near its target; the average of a space may be several times that.
         self.alphas.add_log_frequencies(self._paths)
         with torch.no_grad():
-            self._first_entropy = float(self.alphas.mean_entropy())
+            self._first_entropies = self.alphas.list_entropies()
         synchronise_norms(self.net, fabric)
         place_network(self.net, fabric)
         self._weights = WeightOptimiser(self.net, config, fabric)
@@ -232,7 +232,7 @@ class SupernetTrainer:
         ratio = self.constraint.expected_target_ratio(expected)
         scale = FP16_SCALE if self._is_fp16 else 1.0
         compared = self._compare_width(sample, batch, loss.detach())
-        total = (loss.cpu() + compared + self.objective.penalty(ratio) + self._penalise_collapse()) * scale
+        total = (loss.cpu() + compared + self.objective.penalty(ratio)) * scale
         self._adam.zero_grad(set_to_none=True)
         total.backward(inputs=parameters)  # type: ignore[no-untyped-call]
         average_gradients(parameters, self.fabric)
@@ -241,6 +241,7 @@ class SupernetTrainer:
             gradient.div_(scale)
         if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self._adam.step()
+            self.alphas.raise_entropies(MIN_ENTROPY * self._first_entropies * (1 - self.progress))
             self.objective.update(ratio.item())
         return {
             "step": self.step,
@@ -275,15 +276,6 @@ class SupernetTrainer:
         """Share of the steps after the warm-up that are finished; negative in the warm-up."""
         config = self.config
         return (self.step - config.warm_up_steps) / max(config.steps - config.warm_up_steps, 1)
-
-    def _penalise_collapse(self) -> Tensor:
-        """Return the term of the loss for an entropy below the smallest that is allowed at this step, in nats.
-
-        A search that settles early ranks operators by weights that are hardly trained. The smallest entropy falls
-        linearly from `MIN_ENTROPY` of that at the start to 0.
-        """
-        least = MIN_ENTROPY * self._first_entropy * (1 - self.progress)
-        return (least - self.alphas.mean_entropy()).clamp_min(0)
 
     @property
     def _is_fp16(self) -> bool:

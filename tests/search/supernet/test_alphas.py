@@ -162,6 +162,21 @@ def test_log_frequencies_are_added(zeroless_space):
     torch.testing.assert_close(added, (expected - expected.mean()).expand_as(added))
 
 
+def test_raised_entropies_keep_the_ranking(deep_space):
+    alphas = build_parameters(BlockDecisions(deep_space), seed=2, spread=8.0, communication="none")
+    before, logits = alphas.list_entropies().detach(), alphas.logits().detach().clone()
+    smallest = torch.full_like(before, 0.6)
+    assert (before < 0.6).any()
+    assert (before > 0.6).any()
+    alphas.raise_entropies(smallest)
+    after = alphas.list_entropies().detach()
+    torch.testing.assert_close(after, torch.maximum(before, smallest), rtol=0, atol=1e-3)
+    assert torch.equal(alphas.logits().argsort(dim=1), logits.argsort(dim=1))
+    unchanged = alphas.logits().detach().clone()
+    alphas.raise_entropies(torch.zeros_like(before))
+    assert torch.equal(alphas.logits().detach(), unchanged)
+
+
 def test_gradients_reach_all_parameters(deep_space):
     alphas = build_parameters(BlockDecisions(deep_space))
     sample = alphas.sample_path(1.0, make_generator())
