@@ -367,11 +367,17 @@ def test_seeds_are_searched_and_compared(call, lut, data, reach, tmp_path):
         assert json.loads(alone.out)["trial_mious"] == search["trial_mious"]
     assert content["trial_miou"]["mean"] == pytest.approx(sum(mious) / 2)
     assert content["trial_miou"]["deviation"] == pytest.approx(abs(mious[0] - mious[1]) / 2**0.5)
-    again = call("lgc-search", *options, *target, "--out", out)
+    again = call("lgc-search", *options[:-4], "--seeds", 2, *target, "--out", out)  # without --seed
     assert f"{out}/seed-3 is finished" in again.err
     assert f"2 searches, mean ± standard deviation: trial mIoU {sum(mious) / 2:.1f} %" in again.out
     best = 3 + mious.index(max(mious))
     assert f"lgc-train {out}/seed-{best}" in again.out
+
+
+def test_seeds_in_the_folder_of_a_search_are_refused(call, run_search, lut, data, tmp_path):
+    run_search()
+    done = call("lgc-search", "--lut", lut, "--data", data, *SHORT, "--seeds", 2, "--out", tmp_path / "run")
+    assert "run holds a single search: choose another --out for --seeds" in done.refusal("lgc-search")
 
 
 def test_seeds_of_a_front_are_refused(call, lut, data, reach, tmp_path):
