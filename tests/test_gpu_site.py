@@ -14,7 +14,7 @@ SPEC = spec_from_file_location("wheels", ROOT / "tests" / "gpu" / "wheels.py")
 wheels = module_from_spec(SPEC)
 SPEC.loader.exec_module(wheels)
 
-OPTIONAL = {"kornia", "av", "plotly", "tensorrt"}
+OPTIONAL = {"kornia", "av", "plotly", "tensorrt", "matplotlib"}
 """Absent there: lgc says what is missing where an option needs one of them."""
 FINDERS = {"import_module", "find_spec", "importorskip"}
 
