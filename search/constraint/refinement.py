@@ -86,16 +86,17 @@ def refine_by_measurement(
         measured.append(MeasuredArchitecture(current, ms, table_ms * factor))
         if ACCEPTED[0] <= ms / target <= ACCEPTED[1]:
             break
-        factor, following = ms / table_ms, current
+        factor = ms / table_ms
         known = [each.architecture.choices.tolist() for each in measured]
-        while following.choices.tolist() in known and aim > LOWEST_AIM:
+        while True:
             aim -= CAUTION * (ms > target)
             following = project_to_target(
                 current.choices[:, :searched], _prefer(current, constraint), constraint.scale(factor / aim)
             )
-            if ms <= target:
+            is_new = following.choices.tolist() not in known
+            if is_new or ms <= target or aim <= LOWEST_AIM:
                 break
-        if following.choices.tolist() in known:
+        if not is_new:
             break
         current = following
     return sorted(measured, key=lambda result: (result.measured_ms > target, abs(result.measured_ms / target - 1)))
