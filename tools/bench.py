@@ -12,9 +12,7 @@ import typer
 from ..errors import UsageError
 from ..models.space.protocol import DENSE
 from ..precisions import INT8, PRECISIONS
-from .cli.bench_table import make_bench_tables, make_published_table
 from .cli.console import RESTARTS, emit, new_app, run, say
-from .cli.layer_table import make_layer_tables
 from .cli.network_options import (
     LAYOUT_OPTION,
     OUTPUT_OPTION,
@@ -37,6 +35,8 @@ from .cli.options import (
     parse_size,
 )
 from .cli.progress import progress_bar
+from .cli.tables.bench_table import make_bench_tables, make_published_table
+from .cli.tables.layer_table import make_layer_tables
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

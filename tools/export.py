@@ -10,7 +10,6 @@ import typer
 from ..errors import UsageError
 from ..models.space.protocol import DENSE
 from .cli.console import RESTARTS, announce_dataset, emit, new_app, run, say
-from .cli.export_table import make_export_tables
 from .cli.network_options import (
     BgrOption,
     LayoutOption,
@@ -36,6 +35,7 @@ from .cli.options import (
     parse_size,
 )
 from .cli.progress import progress_bar
+from .cli.tables.export_table import make_export_tables
 
 app = new_app()
 

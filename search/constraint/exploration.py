@@ -12,7 +12,7 @@ import numpy as np
 
 from ..decisions import Indices
 from .constraint import CostConstraint
-from .projection import project_to_target
+from .projection import draw_on_target
 
 NUM_PATHS = 1024
 """Number of paths, over all points of a front. Ours."""
@@ -35,9 +35,8 @@ def draw_paths(constraints: Sequence[CostConstraint], seed: int) -> Indices:
     for constraint in constraints:
         lowest = max(LOWEST_SHARE, min(float(constraint.target_ratio(constraint.cheapest)[0]), 1.0))
         for share in np.linspace(lowest, 1, NUM_SHARES):
-            preference = constraint.decisions.draw_preferences(-(-NUM_PATHS // (NUM_SHARES * len(constraints))), rng)
-            start = preference.argmax(axis=2)
             # Without active targets the projection only makes paths valid.
             own = constraint if constraint.targets is None or constraint.is_inactive else constraint.scale(1 / share)
-            parts.append(project_to_target(start, preference, own).choices[:, : constraint.decisions.num_searched])
+            drawn = draw_on_target(own, -(-NUM_PATHS // (NUM_SHARES * len(constraints))), rng)
+            parts.append(drawn.choices[:, : constraint.decisions.num_searched])
     return np.concatenate(parts)

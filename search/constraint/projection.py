@@ -82,6 +82,12 @@ def project_to_target(choices: Indices, preference: Array, constraint: CostConst
     return _retry_with_costly_choice(batch, preference, constraint)
 
 
+def draw_on_target(constraint: CostConstraint, count: int, rng: np.random.Generator) -> ArchitectureBatch:
+    """Return random architectures, each projected onto the target by a random preference."""
+    preference = constraint.decisions.draw_preferences(count, rng)
+    return project_to_target(preference.argmax(axis=2), preference, constraint)
+
+
 def _swap_to_target(batch: ArchitectureBatch, preference: Array, constraint: CostConstraint) -> ArchitectureBatch:
     """Reduce the cost, spend the slack and take the last step; `batch` is changed."""
     _reduce_cost(batch, preference, constraint)

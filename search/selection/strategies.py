@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...models.space.cost import Array
 from ..constraint.constraint import CostConstraint
-from ..constraint.projection import ArchitectureBatch, project_to_target
+from ..constraint.projection import ArchitectureBatch, draw_on_target, project_to_target
 from ..training.scores import compute_scores
 
 Counts = NDArray[np.int64]
@@ -207,7 +207,7 @@ def search_at_random(task: StrategyTask) -> Ranking:
     count = 1
     while count_halving_passes(count + 1, task.batches, task.keep) <= task.passes:
         count += 1
-    candidates = _sample_random(task.constraint, count, np.random.default_rng(task.seed)).drop_duplicates()
+    candidates = draw_on_target(task.constraint, count, np.random.default_rng(task.seed)).drop_duplicates()
     return halve(candidates, task.evaluate, task.batches, task.keep)
 
 
@@ -220,7 +220,7 @@ def evolve(task: StrategyTask) -> Ranking:
     constraint, batches = task.constraint, task.batches
     rng = np.random.default_rng(task.seed)
     max_evaluations = max(task.passes // batches, 1)
-    initial = _sample_random(constraint, min(POPULATION, max_evaluations), rng)
+    initial = draw_on_target(constraint, min(POPULATION, max_evaluations), rng)
     history: list[tuple[Evaluation, ArchitectureBatch]] = []
     known: dict[bytes, Evaluation] = {}
 
@@ -250,11 +250,6 @@ STRATEGIES: dict[str, Callable[[StrategyTask], Ranking]] = {
     "evolution": evolve,
 }
 """Name -> strategy. All but `gradient` use a supernet that is trained on random paths near the target alone."""
-
-
-def _sample_random(constraint: CostConstraint, count: int, rng: np.random.Generator) -> ArchitectureBatch:
-    preference = constraint.decisions.draw_preferences(count, rng)
-    return project_to_target(preference.argmax(axis=2), preference, constraint)
 
 
 def _mutate(parent: ArchitectureBatch, constraint: CostConstraint, rng: np.random.Generator) -> ArchitectureBatch:

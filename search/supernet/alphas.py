@@ -161,15 +161,15 @@ class ArchitectureParameters(nn.Module):
         sampled. Logits after communication are divided by a temperature; the difference is added to the parameters.
         """
         logits = self.logits()
-        low, high = torch.ones(len(logits), 1), torch.full((len(logits), 1), MAX_FLATTENING)
-        if bool((_list_entropies(logits) >= smallest).all()):
+        settled = (_list_entropies(logits) < smallest)[:, None]
+        if not bool(settled.any()):
             return
+        low, high = torch.ones(len(logits), 1), torch.full((len(logits), 1), MAX_FLATTENING)
         for _ in range(BISECTIONS):
             middle = (low * high).sqrt()
             is_low = (_list_entropies(logits / middle) < smallest)[:, None]
             low, high = torch.where(is_low, middle, low), torch.where(is_low, high, middle)
-        is_low = (_list_entropies(logits) < smallest)[:, None]
-        change = torch.where(is_low & ~self.missing, logits / high - logits, 0.0)
+        change = torch.where(settled & ~self.missing, logits / high - logits, 0.0)
         for rows, part in zip(self.alpha, torch.split(change, self.decisions.block_sizes), strict=True):
             rows += part[:, : rows.shape[1]]
 

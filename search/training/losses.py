@@ -30,49 +30,19 @@ MAX_COUNTED_IMAGES = 500
 """Maximum number of images whose labels are counted for class weights."""
 
 
-def upsampled_loss(
-    logits: Tensor,
-    labels: Tensor,
-    fabric: Fabric | None = None,
-    weights: Tensor | None = None,
-    geometry: Geometry = Geometry.HALF_PIXEL,
-) -> Tensor:
-    """Return the mean cross-entropy of logits [N, C, h, w], upsampled bilinearly, with labels [N, H, W].
-
-    Pixels labelled 255 are ignored; without any other pixel, the loss is 0. With several processes, the mean of their
-    losses is the mean over the pixels of all processes. The host does not wait for a GPU.
-
-    Args:
-        logits: logits at any resolution.
-        labels: classes, of any integer type.
-        fabric: processes that share the batch.
-        weights: weights of the classes, [C]; None for equal weights.
-        geometry: positions of the logits in the image.
-    """
-    return SegmentationLoss(False, fabric, weights, geometry)([logits], labels)[0]
-
-
-def ohem_loss(
-    logits: Tensor,
-    labels: Tensor,
-    fabric: Fabric | None = None,
-    weights: Tensor | None = None,
-    geometry: Geometry = Geometry.HALF_PIXEL,
-) -> Tensor:
-    """Return the mean cross-entropy over hard pixels only (online hard example mining, OHEM).
-
-    A pixel is hard if its true class has a probability below `OHEM_THRESHOLD`. Where fewer than `OHEM_MIN_SHARE` of the
-    labelled pixels are hard, the hardest pixels up to that share are kept. Each process selects its own pixels.
-    Arguments as in `upsampled_loss`.
-    """
-    return SegmentationLoss(True, fabric, weights, geometry)([logits], labels)[0]
-
-
 class SegmentationLoss:
     """Losses of all outputs of a network on a batch, whose labels are prepared once.
 
+    The loss is the mean cross-entropy of logits, upsampled bilinearly. Pixels labelled 255 are ignored; without any
+    other pixel, it is 0. With several processes, the mean of their losses is the mean over the pixels of all processes.
+    The host does not wait for a GPU.
+
+    With online hard example mining (OHEM), the mean is over hard pixels only, whose true class has a probability below
+    `OHEM_THRESHOLD`. Where fewer than `OHEM_MIN_SHARE` of the labelled pixels are hard, the hardest pixels up to that
+    share are kept. Each process selects its own pixels.
+
     Args:
-        ohem: Average over hard pixels, as in `ohem_loss`; else over all, as in `upsampled_loss`.
+        ohem: Average over hard pixels only.
         fabric: processes that share the batch.
         weights: weights of the classes, [C]; None for equal weights.
         geometry: positions of the logits in the image.
@@ -102,7 +72,7 @@ class SegmentationLoss:
 
 
 def select_hard_pixels(losses: Tensor, labelled: Tensor) -> Tensor:
-    """Return True for the pixels that `ohem_loss` keeps, [N, H, W].
+    """Return True for the pixels that OHEM keeps, [N, H, W].
 
     All sizes are known to the host, which therefore waits for no GPU: of the largest losses, a sixteenth of all pixels,
     those are kept whose rank is below a sixteenth of the labelled ones.

@@ -19,8 +19,8 @@ from lgc.models.space.protocol import DENSE
 from lgc.profiler import candidates
 from lgc.profiler.deployment.network import Network, write_onnx
 from lgc.profiler.layers.peak import DevicePeak
-from lgc.tools.cli.bench_table import make_bench_tables
 from lgc.tools.cli.console import print_tables
+from lgc.tools.cli.tables.bench_table import make_bench_tables
 
 from .. import onnx_files
 from ..operators import pooled_attention

@@ -19,7 +19,7 @@ from lgc.profiler.deployment.latency import TargetResult
 from lgc.profiler.deployment.layer_attribution import EntryDeviation, SlotReport
 from lgc.profiler.deployment.parity import RANDOM, Parity
 from lgc.search.data.synthetic.writers import write_scenes
-from lgc.tools.cli.export_table import make_export_tables
+from lgc.tools.cli.tables.export_table import make_export_tables
 
 from .. import onnx_files
 

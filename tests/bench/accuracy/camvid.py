@@ -24,7 +24,7 @@ from lgc.models.space.lgcnet import LGCNetArchitecture
 from lgc.models.space.protocol import ARCHITECTURE_FILE, Architecture
 from lgc.profiler.machine.devices import read_cpu_model
 from lgc.search.constraint.constraint import CostConstraint
-from lgc.search.constraint.projection import build_architecture, project_to_target
+from lgc.search.constraint.projection import build_architecture, draw_on_target
 from lgc.search.decisions import Decisions
 
 from ..common import trees
@@ -251,8 +251,7 @@ def draw_architecture(table: Path, target_ms: float, seed: int) -> Architecture:
     with LatencyTable.open(table) as opened:
         predictor = Predictor(opened.space, opened)
     constraint = CostConstraint.from_predictors(Decisions(predictor.space), [predictor], [target_ms])
-    preference = constraint.decisions.draw_preferences(1, np.random.default_rng(seed))
-    return build_architecture(project_to_target(preference.argmax(axis=2), preference, constraint), 0, constraint)
+    return build_architecture(draw_on_target(constraint, 1, np.random.default_rng(seed)), 0, constraint)
 
 
 def list_targets(table: Path) -> list[float]:

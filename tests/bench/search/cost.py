@@ -103,7 +103,7 @@ class Bench:
 
         from lgc.models import LGCNet
         from lgc.search.constraint.exploration import draw_paths
-        from lgc.search.training.losses import upsampled_loss
+        from lgc.search.training.losses import SegmentationLoss
 
         constraint = make_constraint(self.space)
         paths = draw_paths([constraint], 0)
@@ -113,7 +113,7 @@ class Bench:
 
         def step() -> None:
             images, labels = self.batches[0]
-            loss = upsampled_loss(network(images), labels)
+            loss = SegmentationLoss(False)([network(images)], labels)[0]
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -125,7 +125,7 @@ class Bench:
         """Return a step of a DARTS supernet (arXiv 1806.09055), in which every edge computes all operators."""
         import torch
 
-        from lgc.search.training.losses import upsampled_loss
+        from lgc.search.training.losses import SegmentationLoss
 
         from .mixed import MixedNet
 
@@ -137,7 +137,7 @@ class Bench:
             for (images, labels), optimiser, inputs in zip(
                 self.batches, (weights, adam), (network.weights(), [network.alpha]), strict=True
             ):
-                loss = upsampled_loss(network(images), labels)
+                loss = SegmentationLoss(False)([network(images)], labels)[0]
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward(inputs=inputs)
                 optimiser.step()

@@ -14,7 +14,7 @@ from torch import nn
 
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training.config import TrainConfig
-from lgc.search.training.losses import ohem_loss, upsampled_loss
+from lgc.search.training.losses import SegmentationLoss
 
 from ..common import trees
 from ..common.paired_timing import compare_rounds, time_in_turns
@@ -44,7 +44,7 @@ def test_bare_loop_has_lgcs_loss(ohem: bool, scale: float, weights: torch.Tensor
     logits = scale * nn.functional.one_hot(labels[:, ::8, ::8], 3).movedim(-1, 1) + torch.randn(2, 3, 4, 4)
     labels[0, :16] = 255
     loop = BareLoop(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), TrainConfig(steps=10, ohem=ohem), weights, False)
-    expected = (ohem_loss if ohem else upsampled_loss)(logits, labels, weights=weights)
+    expected = SegmentationLoss(ohem, weights=weights)([logits], labels)[0]
     assert float(loop.compute_loss(logits, labels)) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -12,7 +12,15 @@ from lgc.search.data.cache.store import FileStore
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training import losses
-from lgc.search.training.losses import compute_class_weights, ohem_loss, upsampled_loss
+from lgc.search.training.losses import SegmentationLoss, compute_class_weights
+
+
+def upsampled_loss(logits, labels, weights=None):
+    return SegmentationLoss(False, weights=weights)([logits], labels)[0]
+
+
+def ohem_loss(logits, labels, weights=None):
+    return SegmentationLoss(True, weights=weights)([logits], labels)[0]
 
 
 def build_logits(probabilities):

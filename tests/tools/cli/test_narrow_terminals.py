@@ -12,12 +12,12 @@ from lgc.profiler.deployment.export import ExportResult, FileResult
 from lgc.profiler.deployment.latency import TargetResult
 from lgc.profiler.deployment.parity import Parity
 from lgc.search.data.synthetic.writers import FOUR_CLASSES, write_scenes
-from lgc.tools.cli.bench_table import make_published_table
 from lgc.tools.cli.console import print_tables
-from lgc.tools.cli.export_table import make_export_tables
 from lgc.tools.cli.lut_show import make_report_tables
+from lgc.tools.cli.tables.bench_table import make_published_table
+from lgc.tools.cli.tables.export_table import make_export_tables
 
-from ..cli.test_layer_table import ROW, make_breakdown
+from ..cli.tables.test_layer_table import ROW, make_breakdown
 
 WIDTHS = (40, 80, 100, 132)
 
@@ -62,7 +62,7 @@ def test_numbers_are_whole_at_every_width(name):
 
 def test_published_and_layers_are_whole():
     from lgc.models.nets.peers import PEERS
-    from lgc.tools.cli.layer_table import make_layer_tables
+    from lgc.tools.cli.tables.layer_table import make_layer_tables
 
     for make in (
         lambda: [make_published_table([*PEERS.values()])],

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ...report.terminal import format_quantity
-from .console import format_count, format_number, grid
+from ....report.terminal import format_quantity
+from ..console import format_count, format_number, grid
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ...profiler.deployment.export import ExportResult, FileResult
-    from ...profiler.deployment.latency import TargetResult
-    from ...profiler.deployment.layer_attribution import SlotReport
+    from ....profiler.deployment.export import ExportResult, FileResult
+    from ....profiler.deployment.latency import TargetResult
+    from ....profiler.deployment.layer_attribution import SlotReport
 
 STATISTIC = (
     "measured ms: same statistic as the table, on a CPU of the fastest run of each batch. The frame rate is of all "
@@ -25,7 +25,7 @@ MAX_ENTRIES = 8
 
 def make_export_tables(result: ExportResult) -> list[Table | str]:
     """Return tables and lines of files, latencies, remarks and deviating entries."""
-    from .lut_show import format_drift
+    from ..lut_show import format_drift
 
     timed = [target for target in result.targets if target.fps]
     predicted = [target for target in timed if target.table_ms is not None]
@@ -105,7 +105,7 @@ def _format_speed(result: TargetResult) -> dict[str, str]:
 
 
 def _format_remarks(result: TargetResult) -> list[str]:
-    from ...profiler.deployment.target_report import describe_target
+    from ....profiler.deployment.target_report import describe_target
 
     remarks = [
         remark

@@ -10,7 +10,7 @@ from rich.console import Console
 from lgc.lut import Target
 from lgc.profiler.layers.breakdown import LayerBreakdown, LayerRow
 from lgc.profiler.layers.peak import DevicePeak
-from lgc.tools.cli.layer_table import LEGEND, abbreviate, make_layer_tables, shorten
+from lgc.tools.cli.tables.layer_table import LEGEND, abbreviate, make_layer_tables, shorten
 
 LONG = "/network/some/module.with/a/very.long/name/that.has/no/end.0/conv/Conv"
 PEAK = DevicePeak("cpu, onnxruntime, fp32, 1 thread", "fp32", 5e10, ((2**18, 9e10), (2**28, 1e10)), "2026-01-01", 9.0)

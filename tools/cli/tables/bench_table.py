@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from ...device import Device
-from ...report.terminal import format_quantity
-from .console import format_count, format_number, grid
+from ....device import Device
+from ....report.terminal import format_quantity
+from ..console import format_count, format_number, grid
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ...models.nets.peers import Peer
-    from ...profiler.comparison import Timing
+    from ....models.nets.peers import Peer
+    from ....profiler.comparison import Timing
 
 
 def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
@@ -41,7 +41,7 @@ def make_bench_tables(rows: Sequence[Timing]) -> list[Table | str]:
 
 def _describe_scores(rows: Sequence[Timing]) -> list[str]:
     """Return a line on the data of the scores, or a line for each network where they differ."""
-    from ...report.accuracy_speed import describe_score
+    from ....report.accuracy_speed import describe_score
 
     data = {row.name: describe_score(row) for row in rows if row.miou is not None}
     if len(set(data.values())) == 1:

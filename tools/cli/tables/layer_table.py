@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .console import format_count, format_number, grid
+from ..console import format_count, format_number, grid
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ...profiler.layers.breakdown import LayerBreakdown, LayerRow
-    from ...profiler.layers.peak import DevicePeak
+    from ....profiler.layers.breakdown import LayerBreakdown, LayerRow
+    from ....profiler.layers.peak import DevicePeak
 
 MAX_LAYERS = 20
 """Largest number of layers in a table."""
@@ -34,7 +34,7 @@ LEGEND = (
 
 def make_layer_tables(breakdowns: list[LayerBreakdown]) -> list[Table | str]:
     """Return a table and lines for each network and target, and a legend."""
-    from ...profiler.layers.remarks import describe_excess, describe_longest
+    from ....profiler.layers.remarks import describe_excess, describe_longest
 
     parts: list[Table | str] = []
     for breakdown in breakdowns:
