@@ -17,6 +17,7 @@ from lgc.profiler import derivation
 from lgc.profiler.deployment import latency
 from lgc.profiler.profile import profile
 from lgc.search.config import SearchConfig
+from lgc.search.constraint.refinement import MAX_REFINEMENTS
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training.config import HOST_FIELDS
 
@@ -80,7 +81,7 @@ def test_measure_refines_the_result(run_search, reach, monkeypatch, tmp_path):
     target = (reach[0] + reach[1]) / 2
     result, _ = run_search("--target-ms", target, "--measure")
     assert result["measured_ms"] > 0
-    assert 1 <= result["landings"] <= 3
+    assert 1 <= result["landings"] <= MAX_REFINEMENTS
     assert "one table, a target for it" in run_search("--measure", "--out", tmp_path / "other", code=2)[1]
 
 

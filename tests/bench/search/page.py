@@ -39,7 +39,7 @@ def _front(part: dict[str, Any] | None) -> list[str]:
         "## Meeting the target",
         "",
         f"One run with three targets, {part['seconds']:.0f} s, of which {part['warm_up_steps']} steps are shared. "
-        "Each result was refined by measuring it (`--measure`) up to three times. The columns are the table's "
+        "Each result was refined by measuring it (`--measure`) up to six times. The columns are the table's "
         "prediction, the refined prediction, and an independent measurement, also at the table's speed (without "
         "drift). Percentages are relative to the target.",
         "",
