@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 app = new_app()
 
 TRAIN_FIELDS = ("steps", "batch", "crop", "optimiser", "lr", "weight_decay", "warm_up", "ohem", "balanced", "aux",
-          "ema", "init", "teacher", "teacher_weight", "temperature", "train_split", "val_interval", "keep", "sync_bn",
-          "precision", "workers", "cache", "seed")  # fmt: skip
+          "aux_heads", "ema", "init", "teacher", "teacher_weight", "temperature", "train_split", "val_interval", "keep",
+          "sync_bn", "precision", "workers", "cache", "seed")  # fmt: skip
 """Fields of `TrainConfig` that are options."""
 
 

@@ -134,7 +134,7 @@ class PeerSource(NetworkSource):
         return ""
 
     def build(self, classes: int) -> nn.Module:
-        """Build the peer without the auxiliary heads of its paper."""
+        """Build the peer; a training adds the auxiliary heads of its paper."""
         return build_peer(self.peer, classes)
 
 

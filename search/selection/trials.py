@@ -115,7 +115,7 @@ def run_trial(
         on_step: callback after each step.
     """
     with seed_generators(config.seed):
-        network = TrainingNetwork(LGCNet(architecture.space, architecture), config.aux > 0)
+        network = TrainingNetwork(LGCNet(architecture.space, architecture), config.heads)
     trainer = NetworkTrainer(network, config, fabric, class_weights)
     batches = load_training_batches(trainer, _reseed(half, config.seed))
     with closing(batches), keep_generators(fabric):

@@ -45,6 +45,8 @@ LEARNING_RATES: dict[str, float] = {ADAMW: 4e-3, "sgd": 0.01}
 WEIGHT_DECAYS: dict[str, float] = {ADAMW: 0.01, "sgd": 5e-4}
 """Optimiser -> default weight decay."""
 SCRATCH, SUPERNET = "scratch", "supernet"
+ALL_HEADS = 2
+"""`TrainConfig.aux_heads` of a training with all auxiliary heads."""
 DISTILLATION_FIELDS = {"teacher", "teacher_weight", "temperature"}
 """Fields of `TrainConfig` that only a training with a teacher has."""
 
@@ -71,7 +73,9 @@ class TrainConfig(BaseModel):
     """Train on hard pixels only."""
     balanced: Balanced = True
     aux: NonNegative = 0.4
-    """Weight of the auxiliary head's loss; 0 disables it."""
+    """Weight of the auxiliary losses; 0 disables them."""
+    aux_heads: Literal[1, 2] = 2
+    """Auxiliary heads: 2 on LGCNet's two coarsest resolutions, or a peer's as in its paper; 1 on the finer alone."""
     ema: Share = 0.999
     """EMA decay; the EMA weights are evaluated and saved; 0 disables EMA."""
     sync_bn: bool = True
@@ -94,6 +98,11 @@ class TrainConfig(BaseModel):
     """Weights to keep: those of the validation with the best mIoU, or of the last step."""
     workers: Workers = None
     cache: Cache = None
+
+    @property
+    def heads(self) -> int:
+        """Number of auxiliary heads; 0 without."""
+        return self.aux_heads if self.aux else 0
 
     def list_settings(self, *, exclude: Collection[str] = ()) -> dict[str, JsonValue]:
         """Return the settings that identify a training, as JSON values, without those that have no effect."""

@@ -150,7 +150,7 @@ PEERS: dict[str, Peer] = {
 
 
 def build_peer(name: str, classes: int = 19) -> nn.Module:
-    """Build a peer with random weights, in evaluation mode, without its auxiliary heads.
+    """Build a peer with random weights, in evaluation mode.
 
     It maps float32 images [N, 3, H, W], H and W at least `MIN_SIZE`, to logits [N, classes, H / 8, W / 8], rounded up;
     smaller images raise a UsageError.

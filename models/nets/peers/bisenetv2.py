@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +16,8 @@ _EXPANSION = 6
 _HEAD = 320
 """Channels inside the head. The paper calls them C_t and gives no number: this is the largest multiple of 64 that does
 not exceed the published multiply-accumulates of the whole network. Everything else is as published."""
+_BOOSTED = {0: "stem", 2: "semantic8", 4: "semantic16", 8: "semantic32"}
+"""Blocks of the semantic branch that end a stage -> feature of a booster head."""
 
 
 class StemBlock(nn.Module):
@@ -95,14 +99,14 @@ def _pointwise_block(channels: int) -> nn.Sequential:
 class BiSeNetV2(PeerNetwork):
     """Network of a shallow detail branch, a deep semantic branch, aggregation and head (arXiv 2004.02147).
 
-    The four booster heads of training are omitted.
-
     Args:
         classes: Number of classes.
     """
 
+    AUXILIARY: ClassVar = {"stem": 16, "semantic8": 32, "semantic16": 64, "semantic32": _WIDTH}
+
     def __init__(self, classes: int = 19) -> None:
-        super().__init__()
+        super().__init__(classes)
         self.detail = nn.Sequential(
             *(conv_norm(3, 64, 3, 2), conv_norm(64, 64)),
             *(conv_norm(64, 64, 3, 2), conv_norm(64, 64), conv_norm(64, 64)),
@@ -119,7 +123,11 @@ class BiSeNetV2(PeerNetwork):
         self.aggregate = GuidedAggregation(_WIDTH)
         self.head = nn.Sequential(conv_norm(_WIDTH, _HEAD), nn.Conv2d(_HEAD, classes, 1))
 
-    def logits(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Apply both branches, the aggregation and the head."""
-        logits: Tensor = self.head(self.aggregate(self.detail(x), self.semantic(x)))
-        return logits
+        semantic, features = x, {}
+        for index, block in enumerate(self.semantic):
+            semantic = block(semantic)
+            if index in _BOOSTED:
+                features[_BOOSTED[index]] = semantic
+        return self.head(self.aggregate(self.detail(x), semantic)), features

@@ -7,7 +7,8 @@ exported graph, as a product and a sum per channel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,23 @@ class PeerNetwork(nn.Module):
     of those that they are merged with. For multiples of 32 (64 with DDRNet and PIDNet) the result is the same.
     """
 
+    AUXILIARY: ClassVar[Mapping[str, int]] = {}
+    """Features that the paper's auxiliary classifiers read in training -> their channels."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits at stride 8.
+
+        Raises:
+            UsageError: The images are too small or do not have 3 channels.
+        """
+        return self.compute(x)[0]
+
+    def compute(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the logits at stride 8, and the features named in `AUXILIARY`.
 
         Raises:
             UsageError: The images are too small or do not have 3 channels.
@@ -38,10 +54,10 @@ class PeerNetwork(nn.Module):
                 f"{type(self).__name__} needs images of 3 channels and at least {MIN_SIZE}x{MIN_SIZE} pixels, "
                 f"got {channels} channels and {height}x{width}"
             )
-        return self.logits(x)
+        return self.outputs(x)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Compute the logits of checked images, [N, 3, H, W] -> [N, classes, H / 8, W / 8]."""
+    def outputs(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute logits, [N, classes, H / 8, W / 8], and auxiliary features of checked images, [N, 3, H, W]."""
         raise NotImplementedError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,14 +44,16 @@ class DAPPM(ContextPooling):
 class DDRNet23Slim(PeerNetwork):
     """Network of a branch at 1/8 and one down to 1/64 that exchange features twice (arXiv 2101.06085).
 
-    The auxiliary head of training is omitted. The norms of the DAPPM and the first of the head cannot be folded.
+    The norms of the DAPPM and the first of the head cannot be folded.
 
     Args:
         classes: Number of classes.
     """
 
+    AUXILIARY: ClassVar = {"high": 2 * _WIDTH}
+
     def __init__(self, classes: int = 19) -> None:
-        super().__init__()
+        super().__init__(classes)
         w = _WIDTH
         self.shared = SharedStages(w)
         self.low3 = stage(2 * w, 4 * w, 2, 2)
@@ -66,14 +69,14 @@ class DDRNet23Slim(PeerNetwork):
         self.context = DAPPM(16 * w, _CONTEXT, 4 * w)
         self.head = NormedHead(4 * w, _HEAD, classes)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Apply the shared stages, both branches with their exchanges, the context module and the head."""
         shared = self.shared(x)
         low, high = _exchange(self.low3(shared), self.high3(shared), self.down3, self.up3)
+        features = {"high": high}
         low, high = _exchange(self.low4(low), self.high4(high), self.down4, self.up4)
         detail, context = self.high5(high), self.context(self.low5(low))
-        logits: Tensor = self.head(detail + resize(context, detail))
-        return logits
+        return self.head(detail + resize(context, detail)), features
 
 
 def _exchange(low: Tensor, high: Tensor, down: nn.Module, up: nn.Module) -> tuple[Tensor, Tensor]:

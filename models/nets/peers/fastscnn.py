@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -90,14 +92,16 @@ class FeatureFusion(nn.Module):
 class FastSCNN(PeerNetwork):
     """Network of downsampling, global feature extractor, feature fusion and classifier (arXiv 1902.04502).
 
-    Dropout and the auxiliary losses of training are omitted.
+    Dropout is omitted.
 
     Args:
         classes: Number of classes.
     """
 
+    AUXILIARY: ClassVar = {"downsample": 64, "extract": 128}
+
     def __init__(self, classes: int = 19) -> None:
-        super().__init__()
+        super().__init__(classes)
         self.downsample = nn.Sequential(conv_norm(3, 32, 3, 2), separable(32, 48, 2), separable(48, 64, 2))
         blocks, channels = [], 64
         for c_out, stride in _BOTTLENECKS:
@@ -110,8 +114,8 @@ class FastSCNN(PeerNetwork):
             separable(_WIDTH, _WIDTH), separable(_WIDTH, _WIDTH), nn.Conv2d(_WIDTH, classes, 1)
         )
 
-    def logits(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Apply the four modules in turn."""
         fine = self.downsample(x)
-        logits: Tensor = self.classify(self.fuse(fine, self.extract(fine)))
-        return logits
+        coarse = self.extract(fine)
+        return self.classify(self.fuse(fine, coarse)), {"downsample": fine, "extract": coarse}

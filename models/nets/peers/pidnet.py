@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -79,14 +80,16 @@ class LightBoundaryAttention(nn.Module):
 class PIDNetS(PeerNetwork):
     """Network of three branches at 1/8 and coarser: details (P), context (I), boundaries (D) (arXiv 2206.02066).
 
-    The two auxiliary heads of training are omitted. The norms of the PAPPM and the first of the head cannot be folded.
+    The boundary head of training is omitted. The norms of the PAPPM and the first of the head cannot be folded.
 
     Args:
         classes: Number of classes.
     """
 
+    AUXILIARY: ClassVar = {"detail": 2 * _WIDTH}
+
     def __init__(self, classes: int = 19) -> None:
-        super().__init__()
+        super().__init__(classes)
         w = _WIDTH
         self.shared = SharedStages(w)
         self.context3 = stage(2 * w, 4 * w, 3, 2)
@@ -108,12 +111,13 @@ class PIDNetS(PeerNetwork):
         self.merge = LightBoundaryAttention(4 * w)
         self.head = NormedHead(4 * w, _HEAD, classes)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Apply the shared stages, the three branches, their fusion and the head."""
         shared = self.shared(x)
         detail, boundary = self.detail3(shared), self.boundary3(shared)
         context = F.relu(self.context3(shared))
         detail = F.relu(self.attend3(detail, self.squeeze3(context)))
+        features = {"detail": detail}
         boundary = F.relu(boundary + resize(self.edge3(context), boundary))
         context = F.relu(self.context4(context))
         detail = F.relu(self.attend4(self.detail4(detail), self.squeeze4(context)))
@@ -121,5 +125,4 @@ class PIDNetS(PeerNetwork):
         boundary = F.relu(boundary + resize(self.edge4(context), boundary))
         detail, boundary = self.detail5(detail), self.boundary5(boundary)
         context = resize(self.pooling(self.context5(context)), detail)
-        logits: Tensor = self.head(self.merge(detail, context, boundary))
-        return logits
+        return self.head(self.merge(detail, context, boundary)), features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -102,15 +103,17 @@ class AttentionFusion(nn.Module):
 class STDC1Seg(PeerNetwork):
     """Network of STDC1 with BiSeNet's context path and fusion, without a spatial path (arXiv 2104.13188).
 
-    The detail head and the two auxiliary heads of training are omitted. Features are upsampled by nearest neighbour, as
-    in the authors' code for training and timing.
+    The detail head of training is omitted. Features are upsampled by nearest neighbour, as in the authors' code for
+    training and timing.
 
     Args:
         classes: Number of classes.
     """
 
+    AUXILIARY: ClassVar = {"context32": _WIDTH, "context16": _WIDTH}
+
     def __init__(self, classes: int = 19) -> None:
-        super().__init__()
+        super().__init__(classes)
         self.backbone = STDC1()
         detail, middle, deep = _STAGES
         self.average = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm(deep, _WIDTH, 1))
@@ -121,12 +124,11 @@ class STDC1Seg(PeerNetwork):
         self.fuse = AttentionFusion(detail + _WIDTH, _FUSED)
         self.head = nn.Sequential(conv_norm(_FUSED, _FUSED), nn.Conv2d(_FUSED, classes, 1, bias=False))
 
-    def logits(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Apply the backbone, the context path from coarse to fine, the fusion and the head."""
         detail, middle, deep = self.backbone(x)
         # The average has a single pixel: broadcasting is nearest-neighbour upsampling.
         context = self.refine32(deep) + self.average(deep)
-        context = self.conv32(resize(context, middle, "nearest"))
-        context = self.conv16(resize(self.refine16(middle) + context, detail, "nearest"))
-        logits: Tensor = self.head(self.fuse(detail, context))
-        return logits
+        context32 = self.conv32(resize(context, middle, "nearest"))
+        context16 = self.conv16(resize(self.refine16(middle) + context32, detail, "nearest"))
+        return self.head(self.fuse(detail, context16)), {"context32": context32, "context16": context16}

@@ -39,7 +39,7 @@ from .trainings import (
 )
 
 SPACE = "rapid"
-PEERS = {"fast-scnn": 3, "ddrnet-23-slim": 3, "pidnet-s": 3, "stdc1": 1, "bisenetv2": 1}
+PEERS = {"fast-scnn": 3, "ddrnet-23-slim": 3, "pidnet-s": 3, "stdc1-seg": 1, "bisenetv2": 1}
 """Peer -> number of seeds."""
 LEVELS = {"fast": "fast-scnn", "accurate": "ddrnet-23-slim"}
 """Latency of the searches -> peer that has it."""

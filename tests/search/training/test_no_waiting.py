@@ -70,7 +70,7 @@ def make_trainer(network, teacher=None, weights=None, **settings):
     fabric = open_fabric("cpu", config.precision)
     if teacher is not None:
         teacher = SimpleNamespace(network=teacher.eval().requires_grad_(False), geometry=get_geometry(teacher))
-    return NetworkTrainer(TrainingNetwork(network, config.aux > 0), config, fabric, weights, teacher)
+    return NetworkTrainer(TrainingNetwork(network, config.heads), config, fabric, weights, teacher)
 
 
 @pytest.mark.parametrize(

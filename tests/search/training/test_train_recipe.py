@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from lgc.errors import UsageError
-from lgc.models import Architecture, LGCNet
-from lgc.models.nets.peers import build_peer
+from lgc.models import Architecture, LGCNet, SearchSpace
+from lgc.models.nets.peers import PEERS, build_peer
 from lgc.models.nets.state.weights import load_weights
 from lgc.search.training import losses
-from lgc.search.training.auxiliary import TrainingNetwork, find_auxiliary_cell
+from lgc.search.training.auxiliary import TrainingNetwork, find_auxiliary_cells
 from lgc.search.training.config import TrainConfig
 from lgc.search.training.ema import WeightAverage
 from lgc.search.training.train import train
@@ -63,18 +63,44 @@ def test_auxiliary_head_trains_but_is_not_saved(trained, street_space):
     assert [any(name.startswith("auxiliary.") for name in state) for state in saved] == [False, True, True]
 
 
-def test_auxiliary_head_reads_the_second_coarsest_feature(street_space):
+@pytest.mark.parametrize(("heads", "cells"), [(0, []), (1, [0]), (2, [0, 1])])
+def test_auxiliary_heads_read_the_coarsest_features(street_space, heads, cells):
     plan = street_space.plan
     assert [cell.concat.height for cell in plan.cells] == [8, 4]
-    assert find_auxiliary_cell(plan) == 0
-    trainee = TrainingNetwork(LGCNet(street_space, street_space.sample(0)), auxiliary=True)
+    assert find_auxiliary_cells(plan, heads) == cells
+    trainee = TrainingNetwork(LGCNet(street_space, street_space.sample(0)), heads)
     logits, auxiliary = trainee(torch.randn(2, 3, 32, 32))
-    coarse = auxiliary["head"]
-    assert logits.shape[:2] == coarse.shape[:2] == (2, 11)
-    assert coarse.shape[2:] == (8, 8)
-    coarse.sum().backward()
-    trained = {name.split(".")[0] for name, p in trainee.network.named_parameters() if p.grad is not None}
-    assert trained == {"stem", "cells"}
+    assert logits.shape[:2] == (2, 11)
+    sizes = {"cell0": (2, 11, 8, 8), "cell1": (2, 11, 4, 4)}
+    assert {name: tuple(out.shape) for name, out in auxiliary.items()} == dict(list(sizes.items())[:heads])
+    if heads:
+        sum(out.sum() for out in auxiliary.values()).backward()
+        trained = {name.split(".")[0] for name, p in trainee.network.named_parameters() if p.grad is not None}
+        assert trained == {"stem", "cells"}
+
+
+def test_auxiliary_cells_end_their_resolutions():
+    plan = SearchSpace.load("rapid").plan
+    heights = [cell.concat.height for cell in plan.cells]
+    cells = find_auxiliary_cells(plan)
+    assert [heights[cell] for cell in cells] == [45 // 2 + 1, 45 // 4 + 1]
+    assert all(heights[cell + 1 :].count(heights[cell]) == 0 for cell in cells)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_are_trained_with_the_heads_of_their_papers(name):
+    peer = build_peer(name, 11).train()
+    trainee, images = TrainingNetwork(peer, 2), torch.randn(2, 3, 64, 96)
+    logits, auxiliary = trainee(images)
+    assert logits.shape == (2, 11, 8, 12)
+    assert set(auxiliary) == set(peer.AUXILIARY)
+    assert all(out.shape[:2] == (2, 11) for out in auxiliary.values())
+    sum(out.sum() for out in auxiliary.values()).backward()
+    reached = [parameter.grad is not None for parameter in peer.parameters()]
+    assert any(reached)
+    assert not all(reached)  # not those behind the features
+    assert trainee.eval()(images)[0].equal(peer(images))
+    assert TrainingNetwork(peer, 1)(images)[1] == {}
 
 
 def test_average_weights_are_saved(trained):
