@@ -33,10 +33,10 @@ def require_target_in_range(
     if target_ms >= fastest:
         return
     if fps is None:
-        target, side = f"{target_ms:.4g} ms", "below"
+        target, side = _format(target_ms, "ms"), "below"
         limit = f"--target-ms {_round(fastest, math.ceil)}"
     else:
-        target, side = f"{fps:.4g} FPS", "above"
+        target, side = _format(fps, "FPS"), "above"
         limit = f"--target-fps {_round(predictor.to_fps(fastest), math.floor)}"
     raise UsageError(
         f"a target of {target} is {side} the fastest architecture of {predictor.space.name}: "
@@ -73,12 +73,17 @@ def describe_inactive_target(
         quantile: as in `require_target_in_range`.
         fps: frame rate that the target was converted from; None for a target in ms.
     """
-    target = f"{target_ms:.4g} ms" if fps is None else f"{fps:.4g} FPS"
+    target = _format(target_ms, "ms") if fps is None else _format(fps, "FPS")
     margin = 1.0 if quantile is None else predictor.margin(quantile)
     return (
         f"a target of {target} excludes nothing: {_describe_range(predictor, range_ms, quantile, fps is not None)}; "
         f"{_suggest(predictor, target_ms / margin)}"
     )
+
+
+def _format(value: float, unit: str) -> str:
+    """Return a target with four significant digits, or all of its integer ones."""
+    return f"{value:.0f} {unit}" if value >= 10**DIGITS else f"{value:.{DIGITS}g} {unit}"
 
 
 def _describe_range(predictor: Predictor, range_ms: tuple[float, float], quantile: float | None, rates: bool) -> str:

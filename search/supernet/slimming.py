@@ -35,16 +35,19 @@ class SlimConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve with the weights of the current width."""
-        c_out, parts = self.active
-        if self.groups > 1:
-            weight, groups = self.weight[: x.shape[1]], int(x.shape[1])
-            c_out = groups
-        else:
-            groups, starts = 1, [sum(self.parts[:index]) for index in range(len(self.parts))]
-            pieces = [self.weight[:c_out, start : start + used] for start, used in zip(starts, parts, strict=True)]
-            weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
-        bias = None if self.bias is None else self.bias[:c_out]
+        weight, bias = self.select()
+        groups = self.active[0] if self.groups > 1 else 1
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
+
+    def select(self) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias of the current width, views where possible."""
+        c_out, parts = self.active
+        bias = None if self.bias is None else self.bias[:c_out]
+        if self.groups > 1:
+            return self.weight[:c_out], bias
+        starts = [sum(self.parts[:index]) for index in range(len(self.parts))]
+        pieces = [self.weight[:c_out, start : start + used] for start, used in zip(starts, parts, strict=True)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1), bias
 
 
 class SlimBatchNorm2d(nn.Module):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ...models.nets.cell import CellPath, EdgePath
 from ...models.nets.layers import build_module
-from ...models.nets.network import Skeleton
+from ...models.nets.network import LGCNet, Skeleton
 from .alphas import SampledPath
 from .blocks import BlockDecisions
-from .slimming import SlimOperator, build_slim
+from .slimming import SlimConv2d, SlimOperator, build_slim
 
 
 class Supernet(Skeleton):
@@ -40,7 +40,11 @@ class Supernet(Skeleton):
 
     def _choose_widths(self, sample: SampledPath) -> None:
         """Select the path's widths in every operator."""
-        widths = tuple(self.decisions.expand(sample.choices[None])[0, self.space.edges :].tolist())
+        self.choose_widths(self.decisions.expand(sample.choices[None])[0, self.space.edges :].tolist())
+
+    def choose_widths(self, choices: Sequence[int]) -> None:
+        """Select the choices of all width decisions, [W], in every operator."""
+        widths = tuple(choices)
         if widths != self._widths:
             self._widths = widths
             for module in self.modules():
@@ -68,6 +72,33 @@ class Supernet(Skeleton):
             else:
                 paths.append(EdgePath(choice, gates[0, index], rivals[index], gates[1, index]))
         return paths
+
+
+def inherit_weights(supernet: Supernet, network: LGCNet) -> dict[str, Tensor]:
+    """Return the state dict of a network with the weights that it has in its space's supernet.
+
+    Of searched widths, these are the first channels. Batch normalisations keep the network's statistics: slimmable ones
+    have none.
+    """
+    supernet.choose_widths(network.architecture.choices[network.space.edges :])
+    state = dict(network.state_dict())
+    for name, own in network.named_modules():
+        if not isinstance(own, nn.Conv2d | nn.BatchNorm2d):
+            continue
+        other = _find_module(supernet, name)
+        weight, bias = other.select() if isinstance(other, SlimConv2d) else (other.weight, other.bias)
+        for key, tensor in (("weight", weight), ("bias", bias)):
+            if isinstance(tensor, Tensor):
+                state[f"{name}.{key}"] = tensor[: len(state[f"{name}.{key}"])].detach()
+    return state
+
+
+def _find_module(supernet: Supernet, name: str) -> nn.Module:
+    """Return the supernet's module of that name in a network: slimmable operators hold theirs as `module`."""
+    module: nn.Module = supernet
+    for part in name.split("."):
+        module = getattr(module.module if isinstance(module, SlimOperator) else module, part)
+    return module.module if isinstance(module, SlimOperator) else module
 
 
 @contextmanager

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ...errors import UsageError
 from ...models.images import Normalisation
 from ...models.nets.definition import NetworkDefinition, read_record
 from ...models.nets.network import LGCNet
-from ...models.nets.state.state_dicts import read_state_dict
+from ...models.nets.state.state_dicts import StateDict, read_state_dict
 from ...models.nets.state.transfer import Transfer, count_fitting, transfer_weights
 from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
+from ..supernet.blocks import BlockDecisions
+from ..supernet.supernet import Supernet, inherit_weights
 from .config import SCRATCH, SUPERNET
 
 SUPERNET_FILE = "search.ckpt"
@@ -47,15 +51,25 @@ def initialise(network: nn.Module, source: Path, classes: int) -> Transfer:
         UsageError: they do not fit, see `transfer_weights`.
         FileFormatError: `source` is damaged, or has tensors of a different type, or NaN or infinite values.
     """
-    stored = read_state_dict(source, partial(count_fitting, network))
+    if isinstance(network, LGCNet) and network.space.searches_widths and source.name == SUPERNET_FILE:
+        stored = _read_slim_supernet(network, source)
+    else:
+        stored = read_state_dict(source, partial(count_fitting, network))
     if isinstance(network, LGCNet):
-        if network.space.searches_widths and source.name == SUPERNET_FILE:
-            raise UsageError(
-                f"{source}: the supernet of a space with searched widths has no weights of a single network: train "
-                "with --init scratch"
-            )
         return transfer_weights(network, stored, classes, get_part=get_lgcnet_part, min_share=0.0)
     return transfer_weights(network, stored, classes)
+
+
+def _read_slim_supernet(network: LGCNet, source: Path) -> StateDict:
+    """Return the network's weights in the supernet of a search of widths."""
+    with torch.device("meta"):
+        supernet = Supernet(BlockDecisions(network.space))
+    stored = read_state_dict(source, partial(count_fitting, supernet))
+    try:
+        supernet.load_state_dict(stored.tensors, assign=True)
+    except RuntimeError as error:
+        raise UsageError(f"{source} is the supernet of another space: train with --init scratch") from error
+    return replace(stored, tensors=inherit_weights(supernet, network))
 
 
 def compare_origin(source: Path, network: NetworkDefinition) -> list[str]:

@@ -6,17 +6,21 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lgc.errors import UsageError
 from lgc.lut.predictor import Predictor
+from lgc.models.nets.network import LGCNet
 from lgc.models.space.lgcnet import LGCNetArchitecture, LGCNetSpace
 from lgc.search.config import SearchConfig
 from lgc.search.engine import search
 from lgc.search.training.config import TrainConfig
+from lgc.search.training.initial_weights import initialise
 from lgc.search.training.train import train
 
 from ..spaces import SLIM
-from .runs import KilledError, kill_at, read_log
+from .runs import KilledError, kill_at, load_checkpoint, read_log
 
 CONFIG = SearchConfig(steps=6, batch=2, finalists=4, trials=2)
 
@@ -66,10 +70,23 @@ def test_result_trains(slim, scenes: Path, tmp_path):
     assert result.architecture.parent == trained.weights.parent
 
 
-def test_supernet_is_no_start_of_a_training(slim, scenes, tmp_path):
+def test_training_starts_from_the_supernet(slim, scenes, tmp_path):
+    result = search(slim, scenes, tmp_path / "run", CONFIG)
+    trained = train(tmp_path / "run", scenes, TrainConfig(steps=1, batch=2, lr=1e-9, ema=0, init="supernet"))
+    assert trained.from_scratch == ()
+    stem = load_file(trained.weights)["stem.1.conv.weight"]
+    narrow = [int(channels) for channels in result.widths["stem"].split("-")] + [int(result.widths["level0"])]
+    wide = load_checkpoint(tmp_path / "run")["net"]["stem.1.module.conv.weight"]
+    assert list(stem.shape[:2]) == narrow[1::-1]
+    torch.testing.assert_close(stem, wide[: narrow[1], : narrow[0]], rtol=0, atol=1e-7)
+
+
+def test_supernet_of_another_space_is_no_start(slim, predict, scenes, tmp_path):
     search(slim, scenes, tmp_path / "run", CONFIG)
-    with pytest.raises(UsageError, match="has no weights of a single network: train with --init scratch"):
-        train(tmp_path / "run", scenes, TrainConfig(steps=4, batch=2, init="supernet"))
+    other = LGCNetSpace.check({**SLIM, "classes": 11, "head_channels": 16}, "slim")
+    network, source = LGCNet(other, other.sample(0)), tmp_path / "run" / "search.ckpt"
+    with pytest.raises(UsageError, match="supernet of another space: train with --init scratch"):
+        initialise(network, source, 11)
 
 
 def test_initial_weights_of_other_geometry_are_reported(scenes, tmp_path):

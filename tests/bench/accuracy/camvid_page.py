@@ -118,10 +118,11 @@ def _summarise_group(
         means = [statistics.mean(values) for values in scores.values()]
         units = means if len(means) > 1 else next(iter(scores.values()))
         group[split] = {"networks": scores, "units": units, **estimate_mean(units)}
+    # Medians: a search or a training may have been paused.
     seconds = [row["train"]["seconds"] for rows in networks.values() for row in rows]
-    group["train_seconds"] = statistics.mean(seconds)
+    group["train_seconds"] = statistics.median(seconds)
     found = [searches[network]["seconds"] for network in networks if network in searches]
-    group["search_seconds"] = statistics.mean(found) if found else None
+    group["search_seconds"] = statistics.median(found) if found else None
     group["latency_ms"] = {
         size: statistics.mean(rows[network]["latency_ms"] for network in networks)
         for size, rows in latencies.items()
@@ -325,7 +326,8 @@ def _describe_times(times: Mapping[str, float | None]) -> list[str]:
     return [
         "## Time of a search",
         "",
-        "A search and the training of its result, over the training of the peer of the same latency.",
+        "A search and the training of its result, over the training of the peer of the same latency. Medians, of one "
+        "thread each, two at a time.",
         "",
         "| networks | times |",
         "|" + " --- |" * 2,

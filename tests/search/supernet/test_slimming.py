@@ -17,8 +17,8 @@ from lgc.models.space.lgcnet.widths import OpTemplate, Width
 from lgc.models.space.operators import OPERATORS, ZERO, is_free
 from lgc.search.supernet.alphas import ArchitectureParameters, SampledPath
 from lgc.search.supernet.blocks import BlockDecisions
-from lgc.search.supernet.slimming import SlimBatchNorm2d, SlimConv2d, SlimOperator, build_slim
-from lgc.search.supernet.supernet import Supernet
+from lgc.search.supernet.slimming import SlimBatchNorm2d, SlimOperator, build_slim
+from lgc.search.supernet.supernet import Supernet, inherit_weights
 
 from ...operators import EXAMPLES
 from ...spaces import SLIM
@@ -155,14 +155,6 @@ def test_rival_gradients_match_finite_differences(slim_space, seed):
     assert (gradient != 0).all()
 
 
-def find_inner(supernet: Supernet, name: str) -> nn.Module:
-    """Return the supernet's module of that name in a derived network: slimmable operators hold theirs as `module`."""
-    module: nn.Module = supernet
-    for part in name.split("."):
-        module = getattr(module.module if isinstance(module, SlimOperator) else module, part)
-    return module.module if isinstance(module, SlimOperator) else module
-
-
 @pytest.mark.parametrize("seed", range(8))
 def test_path_equals_derived_network(slim_space, seed):
     decisions = BlockDecisions(slim_space)
@@ -170,22 +162,10 @@ def test_path_equals_derived_network(slim_space, seed):
     supernet, path = Supernet(decisions), random_path(decisions, seed)
     architecture = slim_space.build(decisions.expand(path.choices[None])[0].tolist())
     derived = LGCNet(slim_space, architecture).train()
-    with torch.no_grad():
-        for name, own in derived.named_modules():
-            if isinstance(own, nn.Conv2d):
-                other = find_inner(supernet, name)
-                assert isinstance(other, SlimConv2d)
-                weight = other.weight[: own.weight.shape[0]]
-                if name.endswith("mix.conv"):
-                    channels, wide = own.weight.shape[0], other.weight.shape[0]
-                    pooled = (own.weight.shape[1] - channels) // 3
-                    pieces = [weight[:, :channels]]
-                    step = (other.weight.shape[1] - wide) // 3
-                    pieces += [weight[:, wide + index * step :][:, :pooled] for index in range(3)]
-                    weight = torch.cat(pieces, dim=1)
-                own.weight.copy_(weight[:, : own.weight.shape[1]])
-                if own.bias is not None:
-                    own.bias.copy_(other.bias[: len(own.bias)])
+    before = {name: value.clone() for name, value in derived.state_dict().items()}
+    derived.load_state_dict(inherit_weights(supernet, derived))
+    changed = {name for name, value in derived.state_dict().items() if not value.equal(before[name])}
+    assert changed == {name for name, own in derived.named_parameters() if ".norm." not in name}  # norms begin equal
     x = torch.randn(2, 3, *slim_space.input)
     with torch.no_grad():
         torch.testing.assert_close(supernet(x, path), derived(x), rtol=1e-4, atol=1e-5)
@@ -198,7 +178,7 @@ def test_path_trains_only_its_channels(slim_space):
     choices = np.zeros(decisions.num_searched, np.int64)
     choices[0] = 1  # a residual block on the first cell
     supernet(torch.randn(2, 3, *slim_space.input), SampledPath(choices)).sum().backward()
-    convolution = find_inner(supernet, "cells.0.edges.0.ops.res_conv_3x3.layers.0.conv")
+    convolution = supernet.get_submodule("cells.0.edges.0.ops.res_conv_3x3.module.layers.0.conv")
     width = int(slim_space.decisions[slim_space.edges + 1].choices[0])
     assert names[slim_space.edges + 1] == "level0"
     gradient: Tensor = convolution.weight.grad
