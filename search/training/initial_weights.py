@@ -68,7 +68,7 @@ def _read_slim_supernet(network: LGCNet, source: Path) -> StateDict:
     try:
         supernet.load_state_dict(stored.tensors, assign=True)
     except RuntimeError as error:
-        raise UsageError(f"{source} is the supernet of another space: train with --init scratch") from error
+        raise UsageError(f"{source} is the supernet of a different space: train with --init scratch") from error
     return replace(stored, tensors=inherit_weights(supernet, network))
 
 

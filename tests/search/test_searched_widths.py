@@ -85,7 +85,7 @@ def test_supernet_of_another_space_is_no_start(slim, predict, scenes, tmp_path):
     search(slim, scenes, tmp_path / "run", CONFIG)
     other = LGCNetSpace.check({**SLIM, "classes": 11, "head_channels": 16}, "slim")
     network, source = LGCNet(other, other.sample(0)), tmp_path / "run" / "search.ckpt"
-    with pytest.raises(UsageError, match="supernet of another space: train with --init scratch"):
+    with pytest.raises(UsageError, match="supernet of a different space: train with --init scratch"):
         initialise(network, source, 11)
 
 
