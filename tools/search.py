@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import LgcError, UsageError
+from ..files import write_atomic
 from ..search.config import DECAYS, LAST_LRS, WEIGHT_LRS, SearchRunConfig
 from .cli.console import (
     RESUMES_FROM_CHECKPOINT,
@@ -18,6 +20,7 @@ from .cli.console import (
     count_processes,
     emit,
     format_count,
+    is_first_process,
     new_app,
     pick_device,
     run,
@@ -135,7 +138,7 @@ def search(
     """
     if is_given(context, "beta") and not settings["latency_term"]:
         raise UsageError("--beta is the weight of the latency term: remove it or --no-latency-term")
-    from ..search.runtime.run_settings import resume_settings
+    from ..search.runtime.run_settings import name_result, resume_settings
 
     given = {name: value for name, value in settings.items() if is_given(context, name)}
     given |= _group_targets(target_ms, target_fps, len(lut))
@@ -160,11 +163,14 @@ def search(
     ]
     results = [row for each in runs for row in (each.front if isinstance(each, FrontResult) else [each])]
     result = runs[0] if seeds == 1 else SeedsResult.from_searches(first_seed, results)
+    if isinstance(result, SeedsResult) and is_first_process():
+        write_atomic(name_result(out, "seeds"), json.dumps(result.as_dict(), indent=2) + "\n")
     _warn_if_collapsed(results)
     best = result.best.architecture.parent if isinstance(result, SeedsResult) else out
     following = [] if isinstance(result, FrontResult) else [suggest_command("lgc-train", best, "--data", data)]
     summary = format_seeds(result) if isinstance(result, SeedsResult) else []
-    emit(result.as_dict(), as_json, make_search_table(results), *format_results(results), *summary, *following)
+    table = make_search_table(results, result.seeds if isinstance(result, SeedsResult) else ())
+    emit(result.as_dict(), as_json, table, *format_results(results), *summary, *following)
 
 
 def _find_first_seed(out: Path, given: int | None) -> int:

@@ -359,6 +359,7 @@ def test_seeds_are_searched_and_compared(call, lut, data, reach, tmp_path):
     out = tmp_path / "run"
     content = json.loads(call("lgc-search", *options, *target, "--out", out, "--json").out)
     assert content["seeds"] == [3, 4]
+    assert json.loads((out / "seeds-result.json").read_text()) == content
     mious = [max(search["trial_mious"]) for search in content["searches"]]
     for seed, search in zip(content["seeds"], content["searches"], strict=True):
         folder = out / f"seed-{seed}"
@@ -370,6 +371,7 @@ def test_seeds_are_searched_and_compared(call, lut, data, reach, tmp_path):
     assert content["trial_miou"]["deviation"] == pytest.approx(abs(mious[0] - mious[1]) / 2**0.5)
     again = call("lgc-search", *options[:-4], "--seeds", 2, *target, "--out", out)  # without --seed
     assert f"{out}/seed-3 is finished" in again.err
+    assert [row.split()[0] for row in again.out.splitlines() if row.strip().startswith(("3 ", "4 "))] == ["3", "4"]
     assert f"2 searches, mean ± standard deviation: trial mIoU {sum(mious) / 2:.1f} %" in again.out
     best = 3 + mious.index(max(mious))
     assert f"lgc-train {out}/seed-{best}" in again.out

@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from ....search.results import SearchResult, SeedsResult
 
 
-def make_search_table(results: Sequence[SearchResult]) -> Table:
-    """Return the table of results, one row each."""
+def make_search_table(results: Sequence[SearchResult], seeds: Sequence[int] = ()) -> Table:
+    """Return the table of results, one row each; with their seeds, if these differ."""
     rates = ("target FPS", "predicted FPS") if results[0].target_fps is not None else ()
     trials = ("trial mIoU",) if any(result.trial_steps for result in results) else ()
-    names = ("target ms", "predicted ms", "90 % interval", *rates, "loss", *trials, "steps", "seconds")
+    own = ("seed",) if seeds else ()
+    names = (*own, "target ms", "predicted ms", "90 % interval", *rates, "loss", *trials, "steps", "seconds")
     table = grid("architectures", *names, numbers=len(names))
-    for result in results:
+    for index, result in enumerate(results):
         low, high = result.predicted_low_ms, result.predicted_high_ms
         table.add_row(
+            *((str(seeds[index]),) if seeds else ()),
             " / ".join(format_number(row.target_ms, ".3f") for row in result.rows),
             " / ".join(f"{row.predicted_ms:.3f}" for row in result.rows),
             "-" if low is None else f"{low:.3f} to {high:.3f}",
