@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,9 @@ from ..geometry import Geometry
 from ..recipe import Conv, Module, Residual, hash_text, iter_layers
 from .operators import OPERATORS, ZERO, get_recipe, require_operators
 from .opspec import OpSpec
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Model = TypeVar("Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=1, le=4096)]
@@ -280,6 +283,38 @@ def validate(model: type[Model], content: dict[str, Any], problem: str) -> Model
         raise FileFormatError(f"{problem}: {error}") from error
 
 
+_PROBLEMS = {
+    "missing": "is missing",
+    "extra_forbidden": "is unknown",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be an integer, not {given}"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number, not {given}"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false, not {given}"),
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list, not {given}"),
+    **dict.fromkeys(("dict_type", "model_type"), "must have fields, not be {given}"),
+    **dict.fromkeys(("literal_error", "enum"), "must be {expected}, not {given}"),
+    "string_type": "must be text, not {given}",
+    "greater_than_equal": "must be at least {ge}, not {given}",
+    "greater_than": "must be above {gt}, not {given}",
+    "less_than_equal": "must be at most {le}, not {given}",
+    "less_than": "must be below {lt}, not {given}",
+    "finite_number": "must be finite, not {given}",
+}
+"""Type of a problem, by pydantic -> message."""
+_MAX_GIVEN = 40
+"""Length up to which a message repeats an invalid value."""
+
+
+def _describe_problem(detail: ErrorDetails) -> str:
+    """Return what is wrong with a field: in our words where `_PROBLEMS` has them, else in pydantic's."""
+    given = repr(detail["input"])
+    if len(given) > _MAX_GIVEN:
+        given = type(detail["input"]).__name__
+    template = _PROBLEMS.get(detail["type"])
+    if template is None:
+        return detail["msg"].removeprefix("Value error, ")
+    return template.format(given=given, **detail.get("ctx", {}))
+
+
 def format_validation_error(error: ValidationError, format_field: Callable[[str], str] = str) -> str:
     """Return the first three problems of a validation on one line, as `field: problem; field: problem`.
 
@@ -292,7 +327,7 @@ def format_validation_error(error: ValidationError, format_field: Callable[[str]
     details = [detail for detail in error.errors() if detail["type"] != "default_factory_not_called"]
     for detail in details[:3]:
         field = ".".join(str(part) for part in detail["loc"])
-        message = detail["msg"].removeprefix("Value error, ")
+        message = _describe_problem(detail)
         problems.append(f"{format_field(field)}: {message}" if field else message)
     more = len(details) - len(problems)
     return "; ".join(problems) + (f"; and {more} more" if more > 0 else "")

@@ -327,7 +327,7 @@ class TestRefusals:
             (["--context", "vacuum"], "'vacuum' is not one of 'carriers', 'isolated'"),
             (["--budget", "4 minutes"], "invalid duration '4 minutes': write e.g. 90s, 4m or 1h"),
             (["--input", "720p"], "invalid size '720p': write height and width, e.g. 720x960"),
-            (["--input", "8x8"], "invalid --input: mini at 8x8: input.0: Input should be greater than or equal to 32"),
+            (["--input", "8x8"], "invalid --input: mini at 8x8: input.0: must be at least 32, not 8"),
             (["--classes", 1], "Invalid value for '--classes'"),
             (["--classes", 256], "Invalid value for '--classes'"),
             (["--data", "no/data"], "the dataset folder no/data does not exist"),

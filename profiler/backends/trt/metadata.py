@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from ....errors import FileFormatError
+from ....models.space.settings import format_validation_error
 from .engine import Engine
 
 _OMITTED_FIELDS = ("data", "cached", "remarks")
@@ -35,9 +36,7 @@ def parse_engine(header: Any, data: bytes, source: str, **process_fields: Any) -
     try:
         engine = TypeAdapter(Engine).validate_python({**fields, "data": data, **process_fields})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise FileFormatError(f"invalid engine description {source}: {field}: {first['msg']}") from error
+        raise FileFormatError(f"invalid engine description {source}: {format_validation_error(error)}") from error
     for name, tensors in (("inputs", engine.inputs), ("outputs", engine.outputs)):
         if not tensors:
             raise FileFormatError(f"invalid engine description {source}: {name}: must not be empty")

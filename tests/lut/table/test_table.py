@@ -402,7 +402,7 @@ def test_require_names_the_differences(table, mini_space):
         ("DROP TABLE meta", "damaged latency table: no such table: meta"),
         ("DELETE FROM meta WHERE key = 'target'", "damaged latency table: its content fails at 'target'"),
         ("UPDATE meta SET value = '[]' WHERE key = 'target'", "damaged latency table"),
-        ("UPDATE meta SET value = '{}' WHERE key = 'space'", "invalid search space: name: Field required"),
+        ("UPDATE meta SET value = '{}' WHERE key = 'space'", "invalid search space: name: is missing"),
         ("UPDATE meta SET value = '[]' WHERE key = 'space'", "expected a mapping of fields, got list"),
         ("UPDATE meta SET value = json_set(value, '$.device', 'gpu') WHERE key = 'target'", "device 'gpu' is neither"),
         ("UPDATE meta SET value = json_set(value, '$.threads', 'two') WHERE key = 'target'", "damaged latency table"),

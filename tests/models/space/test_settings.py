@@ -46,18 +46,18 @@ def test_unsearchable_operator_lists_searchable_ones(content):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
-        ({"stem": {"channels": 4, "depth": 3}}, "stem.depth: Extra inputs"),
+        ({"colour": "red"}, "colour: is unknown"),
+        ({"stem": {"channels": 4, "depth": 3}}, "stem.depth: is unknown"),
         ({"reductions": [2]}, "reduction at cell 2, but the cells are 0 to 1"),
         ({"reductions": [-1]}, "reductions.0"),
         ({"reductions": [1, 0]}, "reductions must be strictly increasing"),
         ({"reductions": [1, 1]}, "reductions must be strictly increasing"),
         ({"operators": ["skip", "skip"]}, "duplicate operator"),
         ({"operators": ["skip"]}, "operators: Tuple should have at least 2"),
-        ({"cells": 0}, "cells: Input should be greater than or equal to 1"),
-        ({"cells": "many"}, "cells: Input should be a valid integer"),
+        ({"cells": 0}, "cells: must be at least 1, not 0"),
+        ({"cells": "many"}, "cells: must be an integer, not 'many'"),
         ({"input": [32]}, "input"),
-        ({"input": [31, 64]}, "input.0: Input should be greater than or equal to 32"),
+        ({"input": [31, 64]}, "input.0: must be at least 32, not 31"),
         ({"classes": 1}, "classes"),
         ({"classes": 256}, "classes"),
         ({"channels": -4}, "channels"),
@@ -65,8 +65,8 @@ def test_unsearchable_operator_lists_searchable_ones(content):
         ({"head_widths": [8, 2]}, "head_widths: must be strictly increasing: [8, 2]"),
         ({"head_widths": [2, 2]}, "head_widths: must be strictly increasing"),
         ({"head_widths": [2, 4]}, "head_widths must not repeat head_channels, 4: (2, 4)"),
-        ({"head_widths": [0, 2]}, "head_widths.0: Input should be greater than or equal to 1"),
-        ({"head_widths": 2}, "head_widths: Input should be a valid tuple"),
+        ({"head_widths": [0, 2]}, "head_widths.0: must be at least 1, not 0"),
+        ({"head_widths": 2}, "head_widths: must be a list, not 2"),
         ({"fusion": {"level": 9}}, "fusion.level"),
         ({"name": "a b"}, "name"),
         ({"cells": 8, "reductions": [0, 1, 2, 3]}, "1/64 of its size"),
@@ -85,7 +85,7 @@ SEARCHED = {"channels": None, "widths": [[4, 8], [8, 16]], "nodes": 1, "fusion":
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"geometry": 3}, "geometry: Input should be 1 or 2"),
+        ({"geometry": 3}, "geometry: must be 1 or 2, not 3"),
         ({"widths": [[4, 8]]}, "widths needs 2 lists, one for each level of the backbone, got 1"),
         ({"widths": [[8, 4], [8]]}, "widths.0: must be strictly increasing: [8, 4]"),
         ({"channels": 8}, "channels and widths exclude each other: remove one"),
@@ -128,7 +128,7 @@ def test_grouped_convolutions_have_no_searched_widths(content):
 
 def test_missing_field_is_reported(content):
     del content["cells"]
-    assert "cells: Field required" in parse_error(content)
+    assert "cells: is missing" in parse_error(content)
 
 
 def test_only_first_problems_are_listed():

@@ -86,7 +86,7 @@ def test_invalid_files():
         ({"slots": []}, "a space needs at least one slot"),
         ({"slots": [{"name": "stem", "candidates": ["conv 3x3"]}]}, "invalid operator key 'conv 3x3'"),
         ({"requirements": [{"decisions": [7], "fault": "dead"}]}, "a requirement (dead) names decisions"),
-        ({"slots": [{"name": "stem", "candidates": [], "colour": 1}]}, "slots.0.colour: Extra inputs"),
+        ({"slots": [{"name": "stem", "candidates": [], "colour": 1}]}, "slots.0.colour: is unknown"),
     ):
         with pytest.raises(FileFormatError, match=re.escape(f"it: invalid search space: {message}")):
             Space.check({**content, **change}, "it")

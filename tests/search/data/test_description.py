@@ -383,7 +383,7 @@ def test_links_to_one_image_are_said(describe: Path) -> None:
         (
             "name: street",
             "name: street\nnormalisation: {mean: [0.5, 0.5, 0.5], std: [1, 1, 1]}",
-            "normalisation.range: Field required",
+            "normalisation.range: is missing",
         ),
     ],
 )

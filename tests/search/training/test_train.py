@@ -323,7 +323,7 @@ def test_learning_rate_and_decay_are_those_of_the_optimiser():
     assert TrainConfig(steps=1, optimiser="sgd", lr=0.3).lr == 0.3
     with pytest.raises(ValidationError, match="'adamw' or 'sgd'") as error:
         TrainConfig(steps=1, optimiser="adam")
-    assert format_validation_error(error.value) == "optimiser: Input should be 'adamw' or 'sgd'"
+    assert format_validation_error(error.value) == "optimiser: must be 'adamw' or 'sgd', not 'adam'"
 
 
 def test_norms_and_biases_have_no_decay(street_space):

@@ -123,7 +123,7 @@ def test_unused_input_is_reported(tmp_path, content):
 
 
 def test_unknown_field_and_operator_are_reported(tmp_path, content):
-    assert "colour: Extra inputs" in load_error(tmp_path, {**content, "colour": "red"})
+    assert "colour: is unknown" in load_error(tmp_path, {**content, "colour": "red"})
     content["space"]["operators"][1] = "warp"
     assert (
         "unknown operator 'warp': it may come from a plugin: name it with --plugin FILE|MODULE; known: add,"
