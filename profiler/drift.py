@@ -13,7 +13,7 @@ from ..models.space.protocol import SCOPES, Architecture
 from .backends import Workload
 from .timing.workloads import NetworkBuilder, network_workload
 
-MAX_REFERENCES = 6
+MAX_REFERENCES = 12
 """Networks of the table that are measured again."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +25,19 @@ from .timing.workloads import NetworkBuilder, network_workload
 
 @dataclass(frozen=True)
 class VerifiedNetwork:
-    """A verified network; the prediction is corrected for machine drift."""
+    """A verified network.
+
+    Attributes:
+        architecture: the network.
+        predicted_ms: prediction, corrected for machine drift.
+        measured_ms: measured latency.
+        halves_ms: the same by either half of the measurement; NaN where unknown.
+    """
 
     architecture: Architecture
     predicted_ms: float
     measured_ms: float
+    halves_ms: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -94,17 +103,18 @@ def verify(
     benchmarks = add_references(table, workloads, DENSE, build_network)
     measurement = measure_rounds(backend, table.target, benchmarks, rounds, on_progress=on_progress)
     drift_pct = compute_drift(table, measurement)
+    even, odd = measurement.split_halves()
     verified = tuple(
         VerifiedNetwork(
             architecture,
             correct_for_drift(predictor.predict(architecture), drift_pct),
             measurement.summary(key).latency_ms,
+            (even.summary(key).latency_ms, odd.summary(key).latency_ms),
         )
         for key, architecture in fresh.items()
     )
     predicted, measured = ([getattr(network, name) for network in verified] for name in ("predicted_ms", "measured_ms"))
-    even, odd = measurement.split_halves()
-    pairs = [(even.summary(key).latency_ms, odd.summary(key).latency_ms) for key in fresh]
+    pairs = [network.halves_ms for network in verified]
     half_pct = predictor.correction.half_width_pct()
     errors_pct = np.abs(np.array(measured) / np.array(predicted) - 1) * 100
     covered_pct = None if half_pct is None else float((errors_pct <= half_pct).mean() * 100)

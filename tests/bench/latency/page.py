@@ -18,6 +18,7 @@ def space_page(result: dict[str, Any]) -> str:
         f"{result['calibration']['dense']['form']}.",
         "",
         *_accuracy(result),
+        *_describe_remainder(result.get("remainder")),
         *_conventional(result),
         *_rates(result),
         *_repeatability(result.get("repeatability")),
@@ -41,6 +42,24 @@ def _accuracy(result: dict[str, Any]) -> list[str]:
         "",
         f"Drift between table and verification: {unseen['drift_pct']:+.1f} %. Networks within the "
         f"90 % prediction interval: {covered:.0f} %.",
+        "",
+    ]
+
+
+def _describe_remainder(remainder: dict[str, Any] | None) -> list[str]:
+    if remainder is None:
+        return []
+    return [
+        f"Standard deviation of the measurement noise of unseen networks: {remainder['noise_pct']:.2f} %; of the error "
+        f"that both halves of the measurement share: {remainder['repeatable_pct']:.2f} %. Corrections fitted to all "
+        "unseen networks but the predicted one, each with the best of four penalties, would leave:",
+        "",
+        "| correction | features | MAPE, % | Kendall's tau |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {name} | {row['features']} | {row['mape_pct']:.2f} | {row['kendall_tau']:.3f} |"
+            for name, row in remainder["corrections"].items()
+        ),
         "",
     ]
 
