@@ -209,7 +209,8 @@ def list_stages(part: str, bench: Bench) -> Iterator[list[Job]]:
         seeds = [(peer, seed) for seed in range(max(PEERS.values())) for peer, count in PEERS.items() if seed < count]
         yield [bench.make_training(peer, seed, None) for peer, seed in seeds]
     elif part == "ours":
-        yield from search_and_train(bench, name_strategies([DEFAULT_STRATEGY]), list(LEVELS))
+        for level in LEVELS:
+            yield from search_and_train(bench, name_strategies([DEFAULT_STRATEGY]), [level])
     elif part == "strategies":
         others = [strategy for strategy in STRATEGIES if strategy != DEFAULT_STRATEGY]
         yield from search_and_train(bench, name_strategies(others), ["fast"])

@@ -222,10 +222,11 @@ def test_ablations_are_compared_with_the_whole():
 def test_searches_come_before_their_trainings(tmp_path: Path):
     setting = trainings.Setting(tmp_path, tmp_path, (192, 256), 8, 30, 1, trees.REPOSITORY)
     bench = camvid.Bench(setting, tmp_path, "abc", tmp_path / "rapid.lut", {"fast": 2.4, "accurate": 8.0})
-    searched, trained = camvid.list_stages("ours", bench)
-    names = [f"{level}-{camvid.DEFAULT_STRATEGY}-{number}" for level in ("fast", "accurate") for number in range(3)]
-    assert [job.name for job in searched] == names
-    assert all(job.measures for job in searched)
-    assert [job.name for job in trained] == [f"{name}-seed-{seed}" for seed in range(3) for name in names]
+    stages = list(camvid.list_stages("ours", bench))
+    for level, searched, trained in zip(("fast", "accurate"), stages[::2], stages[1::2], strict=True):
+        names = [f"{level}-{camvid.DEFAULT_STRATEGY}-{number}" for number in range(3)]
+        assert [job.name for job in searched] == names
+        assert all(job.measures for job in searched)
+        assert [job.name for job in trained] == [f"{name}-seed-{seed}" for seed in range(3) for name in names]
     (peers,) = camvid.list_stages("peers", bench)
     assert len(peers) == sum(camvid.PEERS.values())
