@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parse_arguments(__doc__, tuple(ABLATIONS))
     setting, bench = open_bench(arguments)
     chosen = {name: ("--strategy", "gradient", *ABLATIONS[name]) for name in ABLATIONS if name in arguments.parts}
-    failures = run_stages(search_and_train(bench, chosen, [LEVEL], SEEDS), setting, arguments.jobs)
+    failures = run_stages(search_and_train(bench, chosen, LEVEL, SEEDS), setting, arguments.jobs)
     if arguments.out is not None:
         write_ablations(setting, bench.targets[LEVEL], arguments.out)
     sys.exit(failures > 0)

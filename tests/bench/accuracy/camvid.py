@@ -210,10 +210,10 @@ def list_stages(part: str, bench: Bench) -> Iterator[list[Job]]:
         yield [bench.make_training(peer, seed, None) for peer, seed in seeds]
     elif part == "ours":
         for level in LEVELS:
-            yield from search_and_train(bench, name_strategies([DEFAULT_STRATEGY]), [level])
+            yield from search_and_train(bench, name_strategies([DEFAULT_STRATEGY]), level)
     elif part == "strategies":
         others = [strategy for strategy in STRATEGIES if strategy != DEFAULT_STRATEGY]
-        yield from search_and_train(bench, name_strategies(others), ["fast"])
+        yield from search_and_train(bench, name_strategies(others), "fast")
     elif part == "random":
         networks = {f"fast-drawn-{number}": number for number in range(RANDOM)}
         for name, number in networks.items():
@@ -233,17 +233,16 @@ def name_strategies(strategies: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def search_and_train(
-    bench: Bench, variants: Mapping[str, Sequence[str]], levels: Sequence[str], seeds: int = SEEDS
+    bench: Bench, variants: Mapping[str, Sequence[str]], level: str, seeds: int = SEEDS
 ) -> Iterator[list[Job]]:
     """Yield the searches of each variant, a name and options of `lgc-search`, then the trainings of their results."""
     names = {
-        f"{level}-{variant}-{number}": (bench.targets[level], (*options, "--seed", str(number)))
-        for level in levels
+        f"{level}-{variant}-{number}": (*options, "--seed", str(number))
         for variant, options in variants.items()
         for number in range(SEARCHES)
     }
     steps = ("--steps", str(SEARCH_STEPS))
-    yield [bench.make_search(name, ms, *options, *steps) for name, (ms, options) in names.items()]
+    yield [bench.make_search(name, bench.targets[level], *options, *steps) for name, options in names.items()]
     yield [bench.make_training(name, seed, bench.locate(name)) for seed in range(seeds) for name in names]
 
 
