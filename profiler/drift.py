@@ -13,7 +13,7 @@ from ..models.space.protocol import SCOPES, Architecture
 from .backends import Workload
 from .timing.workloads import NetworkBuilder, network_workload
 
-MAX_REFERENCES = 12
+MAX_REFERENCES = 6
 """Networks of the table that are measured again."""
 
 
@@ -22,9 +22,10 @@ def add_references(
     workloads: Mapping[str, Workload],
     scope: str,
     build_network: NetworkBuilder = network_workload,
+    count: int = MAX_REFERENCES,
 ) -> dict[str, Workload]:
-    """Return `workloads` and up to `MAX_REFERENCES` measured networks of the table in the scope."""
-    references = _list_references(table, scope)
+    """Return `workloads` and up to `count` measured networks of the table in the scope."""
+    references = _list_references(table, scope)[:count]
     return {**workloads, **{key: build_network(architecture, scope) for key, architecture, _ in references}}
 
 
@@ -50,9 +51,8 @@ def correct_for_drift(predicted_ms: float, drift_pct: float | None) -> float:
 
 def _list_references(table: LatencyTable, scope: str) -> list[tuple[str, Architecture, float]]:
     """Return key, architecture and latency in the table (ms) of the reference networks."""
-    rows = [
+    return [
         (entry.key, architecture, entry.latency_ms)
         for entry, architecture, at in table.networks()
         if at == scope and entry.latency_ms is not None
     ]
-    return rows[:MAX_REFERENCES]

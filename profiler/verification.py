@@ -22,6 +22,9 @@ from .timing.measure import measure_rounds
 from .timing.observer import OnProgress, quiet
 from .timing.workloads import NetworkBuilder, network_workload
 
+REFERENCES = 12
+"""Networks of the table that are measured again: an error of the drift would be one of all predictions."""
+
 
 @dataclass(frozen=True)
 class VerifiedNetwork:
@@ -100,7 +103,7 @@ def verify(
         check_networks(table, fresh.values(), build_network)
     build_network = build_network or network_workload
     workloads = {key: build_network(architecture, DENSE) for key, architecture in fresh.items()}
-    benchmarks = add_references(table, workloads, DENSE, build_network)
+    benchmarks = add_references(table, workloads, DENSE, build_network, REFERENCES)
     measurement = measure_rounds(backend, table.target, benchmarks, rounds, on_progress=on_progress)
     drift_pct = compute_drift(table, measurement)
     even, odd = measurement.split_halves()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
@@ -300,18 +301,14 @@ _PROBLEMS = {
     "finite_number": "must be finite, not {given}",
 }
 """Type of a problem, by pydantic -> message."""
-_MAX_GIVEN = 40
-"""Length up to which a message repeats an invalid value."""
 
 
 def _describe_problem(detail: ErrorDetails) -> str:
-    """Return what is wrong with a field: in our words where `_PROBLEMS` has them, else in pydantic's."""
-    given = repr(detail["input"])
-    if len(given) > _MAX_GIVEN:
-        given = type(detail["input"]).__name__
+    """Return what is wrong with a field, by `_PROBLEMS` if it has the type, else by pydantic."""
     template = _PROBLEMS.get(detail["type"])
     if template is None:
         return detail["msg"].removeprefix("Value error, ")
+    given = reprlib.repr(detail["input"]) if "{given}" in template else ""
     return template.format(given=given, **detail.get("ctx", {}))
 
 

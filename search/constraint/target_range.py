@@ -83,7 +83,7 @@ def describe_inactive_target(
 
 def _format(value: float, unit: str) -> str:
     """Return a target with four significant digits, or all of its integer ones."""
-    return f"{value:.0f} {unit}" if value >= 10**DIGITS else f"{value:.{DIGITS}g} {unit}"
+    return f"{value:.0f} {unit}" if value >= 10 ** (DIGITS - 1) else f"{value:.{DIGITS}g} {unit}"
 
 
 def _describe_range(predictor: Predictor, range_ms: tuple[float, float], quantile: float | None, rates: bool) -> str:

@@ -44,11 +44,13 @@ class Trial:
         seed: seed of its initial weights, of the order of its images and of their views.
         loss: mean cross-entropy; None if the training diverged.
         miou: mIoU in percent; None if the training diverged, and without a labelled pixel.
+        heads: auxiliary heads of the training; missing in trials of earlier versions.
     """
 
     seed: int
     loss: float | None
     miou: float | None
+    heads: int = 1
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,9 @@ def run_trial(
             confusion += count_confusions(logits, labels, geometry)
     mean = sum(losses) / len(losses)
     if not math.isfinite(mean):
-        return Trial(config.seed, None, None)
+        return Trial(config.seed, None, None, config.heads)
     total = torch.as_tensor(fabric.all_reduce(confusion, reduce_op="sum"))
-    return Trial(config.seed, mean, compute_scores(total.cpu(), half.classes).miou)
+    return Trial(config.seed, mean, compute_scores(total.cpu(), half.classes).miou, config.heads)
 
 
 def _reseed(dataset: SegmentationDataset, seed: int) -> SegmentationDataset:

@@ -18,6 +18,8 @@ from ...models.nets.layers import build_module
 from ...models.space.lgcnet.widths import OpTemplate
 from ...models.space.operators import count_parameters, get_recipe, is_free
 
+SLIM = ".module."
+"""Part of the name of each tensor of a `SlimOperator`."""
 Convolution = tuple[int, tuple[int, ...]]
 """Output channels of a convolution, and the channels of each concatenated tensor that it reads."""
 

@@ -75,7 +75,7 @@ class TrainConfig(BaseModel):
     aux: NonNegative = 0.4
     """Weight of the auxiliary losses; 0 disables them."""
     aux_heads: Literal[1, 2] = 2
-    """Auxiliary heads: 2 on LGCNet's two coarsest resolutions, or a peer's as in its paper; 1 on the finer alone."""
+    """Auxiliary heads: 2 on LGCNet's coarsest resolutions, or a peer's own; 1 on LGCNet's finer one, none on peers."""
     ema: Share = 0.999
     """EMA decay; the EMA weights are evaluated and saved; 0 disables EMA."""
     sync_bn: bool = True
@@ -106,7 +106,7 @@ class TrainConfig(BaseModel):
 
     def list_settings(self, *, exclude: Collection[str] = ()) -> dict[str, JsonValue]:
         """Return the settings that identify a training, as JSON values, without those that have no effect."""
-        unused = DISTILLATION_FIELDS if self.teacher is None else set()
+        unused = (DISTILLATION_FIELDS if self.teacher is None else set()) | (set() if self.aux else {"aux_heads"})
         content: dict[str, JsonValue] = self.model_dump(mode="json", exclude={*HOST_FIELDS, *unused, *exclude})
         return content
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...models.images import Normalisation
@@ -17,11 +17,14 @@ from ...models.nets.state.state_dicts import StateDict, read_state_dict
 from ...models.nets.state.transfer import Transfer, count_fitting, transfer_weights
 from ...models.space.protocol import ARCHITECTURE_FILE, Architecture
 from ..supernet.blocks import BlockDecisions
+from ..supernet.slimming import SLIM
 from ..supernet.supernet import Supernet, inherit_weights
 from .config import SCRATCH, SUPERNET
 
 SUPERNET_FILE = "search.ckpt"
 """File name of a search's checkpoint."""
+_CLASSIFIER = "head.1."
+"""Prefix of the classifier's tensors in a supernet."""
 
 
 def find_initial_weights(run: Path, init: str) -> Path | None:
@@ -51,25 +54,25 @@ def initialise(network: nn.Module, source: Path, classes: int) -> Transfer:
         UsageError: they do not fit, see `transfer_weights`.
         FileFormatError: `source` is damaged, or has tensors of a different type, or NaN or infinite values.
     """
-    if isinstance(network, LGCNet) and network.space.searches_widths and source.name == SUPERNET_FILE:
-        stored = _read_slim_supernet(network, source)
-    else:
-        stored = read_state_dict(source, partial(count_fitting, network))
+    stored = read_state_dict(source, partial(count_fitting, network))
     if isinstance(network, LGCNet):
+        if network.space.searches_widths and any(SLIM in name for name in stored.tensors):
+            stored = replace(stored, tensors=_inherit(network, stored))
         return transfer_weights(network, stored, classes, get_part=get_lgcnet_part, min_share=0.0)
     return transfer_weights(network, stored, classes)
 
 
-def _read_slim_supernet(network: LGCNet, source: Path) -> StateDict:
-    """Return the network's weights in the supernet of a search of widths."""
+def _inherit(network: LGCNet, stored: StateDict) -> dict[str, Tensor]:
+    """Return the weights that a network, with the classes of the file, has in the supernet of a search of widths."""
+    classes = [len(tensor) for name, tensor in stored.tensors.items() if name.startswith(_CLASSIFIER)]
+    space = network.space.with_classes(max(classes, default=network.space.classes))
     with torch.device("meta"):
-        supernet = Supernet(BlockDecisions(network.space))
-    stored = read_state_dict(source, partial(count_fitting, supernet))
+        supernet = Supernet(BlockDecisions(space))
     try:
-        supernet.load_state_dict(stored.tensors, assign=True)
+        supernet.load_state_dict(dict(stored.tensors), assign=True)
     except RuntimeError as error:
-        raise UsageError(f"{source} is the supernet of a different space: train with --init scratch") from error
-    return replace(stored, tensors=inherit_weights(supernet, network))
+        raise UsageError(f"{stored.path} is the supernet of a different space: train with --init scratch") from error
+    return inherit_weights(supernet, LGCNet(space, space.build(network.architecture.choices)))
 
 
 def compare_origin(source: Path, network: NetworkDefinition) -> list[str]:

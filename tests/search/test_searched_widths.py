@@ -84,9 +84,14 @@ def test_training_starts_from_the_supernet(slim, scenes, tmp_path):
 def test_supernet_of_another_space_is_no_start(slim, predict, scenes, tmp_path):
     search(slim, scenes, tmp_path / "run", CONFIG)
     other = LGCNetSpace.check({**SLIM, "classes": 11, "head_channels": 16}, "slim")
-    network, source = LGCNet(other, other.sample(0)), tmp_path / "run" / "search.ckpt"
+    source = tmp_path / "run" / "search.ckpt"
     with pytest.raises(UsageError, match="supernet of a different space: train with --init scratch"):
-        initialise(network, source, 11)
+        initialise(LGCNet(other, other.sample(0)), source, 11)
+    fewer = LGCNetSpace.check({**SLIM, "classes": 4}, "slim")
+    renamed = source.rename(tmp_path / "pretrained.pt")
+    transfer = initialise(LGCNet(fewer, fewer.sample(0)), renamed, 4)
+    assert transfer.random_parts == ("head.1",)
+    assert set(transfer.classifiers.values()) == {11}
 
 
 def test_initial_weights_of_other_geometry_are_reported(scenes, tmp_path):

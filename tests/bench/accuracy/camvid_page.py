@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def write_camvid(setting: Setting, targets: Mapping[str, float], out: Path) -> N
 
     target = Target("cpu", "onnxruntime")
     trainings = [json.loads(path.read_text()) for path in sorted(setting.work.glob("*-seed-*.json"))]
+    require_one_recipe(trainings)
     searches = {path.name: json.loads(_result_of(path).read_text()) for path in _list_searches(setting.work)}
     latencies = {f"{h}x{w}": read_latencies(setting.work / f"latency-{h}x{w}.json") for h, w in SIZES}
     result: Row = {
@@ -47,6 +49,15 @@ def write_camvid(setting: Setting, targets: Mapping[str, float], out: Path) -> N
     picture = result_path(out, result, target).with_suffix(".svg")
     write_result(out, result, target, render_page(result, picture.name))
     draw_front(result["summary"]["groups"], picture)
+
+
+def require_one_recipe(trainings: Sequence[Row]) -> None:
+    """Stop unless all trainings have the settings of the first one."""
+    first = trainings[0]["settings"] if trainings else {}
+    for row in trainings:
+        if row["settings"] != first:
+            changed = ", ".join(name for name in first if row["settings"].get(name) != first[name])
+            sys.exit(f"{row['network']}, seed {row['seed']}, has a different {changed or 'recipe'}: train it again")
 
 
 def _list_searches(work: Path) -> list[Path]:
@@ -230,7 +241,10 @@ def render_page(result: Row, picture: str) -> str:
         *page_header(f"Networks on CamVid, {size}", result),
         "Written by `make bench-camvid DATA=DIR` (`tests/bench/accuracy/camvid.py`), on the images of CamVid, which "
         f"are not part of the repository: {epochs} epochs at {size}, batch {batch}, the default recipe of `lgc-train` "
-        "for all, from random weights on a CPU. Networks are chosen on val and reported on test. Latencies are of ONNX "
+        "for all, from random weights on a CPU. Peers have the auxiliary classifiers of their papers, with its weight; "
+        "PIDNet-S is trained without its boundary losses, STDC1-Seg without its detail loss. Commits of the trainings: "
+        f"{', '.join(sorted({row['commit'] for row in result['trainings']}))}. "
+        "Networks are chosen on val and reported on test. Latencies are of ONNX "
         "Runtime on one thread, scope dense, all networks interleaved in one run. Intervals are 95 % (Student's t); "
         "their units are the searches, or the seeds of a peer. A peer with a single seed has none of its own: "
         "comparisons with it use the mean standard deviation of the other peers.",
@@ -326,8 +340,8 @@ def _describe_times(times: Mapping[str, float | None]) -> list[str]:
     return [
         "## Time of a search",
         "",
-        "A search and the training of its result, over the training of the peer of the same latency. Medians, of one "
-        "thread each, two at a time.",
+        "A search and the training of its result, over the training of the peer of the same latency: medians of the "
+        "elapsed times, one thread each. Jobs of the benchmark may have run on another core.",
         "",
         "| networks | times |",
         "|" + " --- |" * 2,

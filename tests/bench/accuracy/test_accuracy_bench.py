@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lgc.models.geometry import Geometry
+from lgc.models.nets.peers import PEERS
 
 from ..common import trees
 from . import ablations, camvid, camvid_page, camvid_plot, forms, geometry, recipe, recipe_page, trainings
@@ -113,7 +114,8 @@ def test_forms_have_two_auxiliary_outputs(build):
 
 def make_training(network: str, seed: int, test: float) -> dict[str, object]:
     scores = {"miou": test}
-    return {"network": network, "seed": seed, "train": {"seconds": 100.0}, "val": {"miou": test + 10}, "test": scores}
+    seconds = 900.0 if (network, seed) == (f"fast-{camvid.DEFAULT_STRATEGY}-0", 1) else 100.0  # it was paused
+    return {"network": network, "seed": seed, "train": {"seconds": seconds}, "val": {"miou": test + 10}, "test": scores}
 
 
 @pytest.fixture
@@ -179,6 +181,7 @@ def test_page_and_picture_of_camvid(camvid_summary, tmp_path: Path):
         "environment": environment,
         "settings": {"epochs": 30, "batch": 8},
         "latencies": {"192x256": {}, "384x512": {}},
+        "trainings": [{"commit": "abc"}, {"commit": "def"}, {"commit": "abc"}],
         "summary": camvid_summary,
         "searches": {
             name: {"passes": 900} for name in ("fast-random-0", *(f"fast-{camvid.DEFAULT_STRATEGY}-{n}" for n in "01"))
@@ -186,11 +189,25 @@ def test_page_and_picture_of_camvid(camvid_summary, tmp_path: Path):
     }
     page = camvid_page.render_page(result, "front.svg")
     assert "| fast-scnn | ours, latency of Fast-SCNN | +2.2 (+1.6 to +2.8) | 1.03, 1.03 | won |" in page
+    assert "Commits of the trainings: abc, def." in page
     assert "| 2.000 | 1.980 | 1.960 | -2.0 % |" in page
     camvid_plot.draw_front(camvid_summary["groups"], tmp_path / "front.svg")
     first = (tmp_path / "front.svg").read_bytes()
     camvid_plot.draw_front(camvid_summary["groups"], tmp_path / "front.svg")
     assert first == (tmp_path / "front.svg").read_bytes()
+
+
+def test_trainings_of_different_recipes_are_not_mixed():
+    rows = [{"network": name, "seed": 0, "settings": {"lr": 0.004, "aux_heads": 2}} for name in ("a", "b")]
+    camvid_page.require_one_recipe(rows)
+    rows[1]["settings"] = {"lr": 0.004, "aux_heads": 1}
+    with pytest.raises(SystemExit, match="b, seed 0, has a different aux_heads: train it again"):
+        camvid_page.require_one_recipe(rows)
+
+
+def test_peers_have_their_names_on_the_command_line():
+    assert set(camvid.PEERS) == set(PEERS)
+    assert set(camvid.LEVELS.values()) <= set(PEERS)
 
 
 def test_ablations_are_compared_with_the_whole():

@@ -20,9 +20,11 @@ from lgc.profiler.machine.devices import read_cpu_model
 
 from ..common import trees
 
-TRAINED = ("miou", "pixel_accuracy", "seconds", "images", "config", "curve", "best_step", "last_miou")
+TRAINED = ("miou", "pixel_accuracy", "seconds", "images", "curve", "best_step", "last_miou")
 SCORED = ("miou", "pixel_accuracy", "per_class", "images", "scored_at")
 """Keys of the results of `lgc-train` that are kept, where the version has them."""
+RECIPE = ("optimiser", "lr", "weight_decay", "ohem", "balanced", "aux", "aux_heads", "ema", "keep", "pretrain")
+"""Settings of a training that must be equal where networks are compared."""
 SPLITS = ("val", "test")
 
 
@@ -130,6 +132,7 @@ def train_and_score(
         "threads": setting.threads,
         "machine": read_cpu_model(),
         "train": select(trained, TRAINED),
+        "settings": select(trained, RECIPE),
         "gradient_norm": describe_norms(run / "train.jsonl"),
         **{split: select(scored[split], SCORED) for split in SPLITS},
     }

@@ -51,14 +51,15 @@ def _describe_remainder(remainder: dict[str, Any] | None) -> list[str]:
         return []
     return [
         f"Standard deviation of the measurement noise of unseen networks: {remainder['noise_pct']:.2f} %; of the error "
-        f"that both halves of the measurement share: {remainder['repeatable_pct']:.2f} %. Corrections fitted to all "
-        "unseen networks but the predicted one, each with the best of four penalties, would leave:",
+        f"that both halves of the measurement share: {remainder['repeatable_pct']:.2f} %. Factors for kinds of "
+        "operators, fitted to all unseen networks but the predicted one, leave a MAPE of "
+        f"{remainder['kinds_mape_pct']:.2f} %. With further features, whose penalty is chosen without that network:",
         "",
-        "| correction | features | MAPE, % | Kendall's tau |",
+        "| added to kinds of operators | features | change of the MAPE, % | standard error |",
         "| --- | --- | --- | --- |",
         *(
-            f"| {name} | {row['features']} | {row['mape_pct']:.2f} | {row['kendall_tau']:.3f} |"
-            for name, row in remainder["corrections"].items()
+            f"| {name} | {row['features']} | {row['change_pct']:+.2f} | {row['standard_error_pct']:.2f} |"
+            for name, row in remainder["added"].items()
         ),
         "",
     ]

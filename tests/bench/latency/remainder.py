@@ -1,8 +1,9 @@
-"""What a prediction leaves unexplained: noise of the measurement, and what finer corrections or pairs would explain."""
+"""What a prediction leaves unexplained: measurement noise, and what factors and pairs of operators would explain."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -19,8 +20,9 @@ from lgc.profiler.verification import VerifiedNetwork
 
 Array = NDArray[np.float64]
 Features = Mapping[Hashable, float]
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
-"""Candidates for the penalty of each correction. The best one is taken, which favours corrections of many features."""
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, math.inf)
+"""Candidates for the penalty of added features, chosen without the predicted network; the last one leaves them out."""
+KINDS_PENALTY = 1e-3
 
 
 def explain_remainder(table: LatencyTable, networks: Sequence[VerifiedNetwork]) -> dict[str, Any]:
@@ -28,32 +30,34 @@ def explain_remainder(table: LatencyTable, networks: Sequence[VerifiedNetwork]) 
 
     Returns:
         `noise_pct`, standard deviation of the measurement, and `repeatable_pct`, that of what both halves of it have in
-        common and the prediction lacks. Mean absolute percentage error and Kendall's tau of each correction that is
-        fitted to all but one of the networks and applied to that one, in `corrections`.
+        common and the prediction lacks. `kinds_mape_pct`, mean absolute percentage error of a factor for each kind of
+        operator that is fitted to all but the predicted network; in `added`, the change of it by further features, in
+        percent, with its standard error.
     """
-    from scipy.stats import kendalltau
-
     predicted = np.array([network.predicted_ms for network in networks])
     measured = np.array([network.measured_ms for network in networks])
     ratios = np.array([network.halves_ms for network in networks]) / predicted[:, None]
     covariance = np.cov(ratios / np.median(ratios, axis=0), rowvar=False)
     repeatable = max(float(covariance[0, 1]), 0.0)
     noise = max(float(np.trace(covariance)) / 2 - repeatable, 0.0)
-    totals = np.array([sum(_sum_kinds(table, network.architecture).values()) for network in networks])
-    corrections = {}
-    for name, describe in CORRECTIONS.items():
-        rows = [describe(table, network.architecture) for network in networks]
-        x = _make_matrix(rows)
-        held_out = [_hold_out(totals, x, measured, penalty) for penalty in PENALTIES]
-        errors = [float(np.abs(values / measured - 1).mean() * 100) for values in held_out]
-        best = int(np.argmin(errors))
-        tau = float(kendalltau(held_out[best], measured).statistic)
-        corrections[name] = {"features": x.shape[1], "mape_pct": errors[best], "kendall_tau": tau}
+    kinds = _make_matrix([_sum_kinds(table, network.architecture) for network in networks])
+    own = _error_pct(_hold_out(kinds, kinds[:, :0], measured, math.inf), measured)
+    added = {}
+    for name, describe in ADDED.items():
+        x = _make_matrix([describe(table, network.architecture) for network in networks])
+        change = _error_pct(_choose_and_hold_out(kinds, x, measured), measured) - own
+        error = float(change.std(ddof=1) / math.sqrt(len(change)))
+        added[name] = {"features": x.shape[1], "change_pct": float(change.mean()), "standard_error_pct": error}
     return {
         "noise_pct": 100 * (noise / 2) ** 0.5,  # of both halves together
         "repeatable_pct": 100 * repeatable**0.5,
-        "corrections": corrections,
+        "kinds_mape_pct": float(own.mean()),
+        "added": added,
     }
+
+
+def _error_pct(predicted: Array, measured: Array) -> Array:
+    return np.abs(predicted / measured - 1) * 100
 
 
 def _list_latencies(table: LatencyTable, architecture: Architecture) -> list[tuple[Any, float]]:
@@ -61,7 +65,7 @@ def _list_latencies(table: LatencyTable, architecture: Architecture) -> list[tup
 
 
 def _sum_kinds(table: LatencyTable, architecture: Architecture) -> Features:
-    """Return the latency by kind of operator, as the correction of tables has it."""
+    """Return the latency by kind of operator."""
     sums: Counter[Hashable] = Counter()
     for spec, ms in _list_latencies(table, architecture):
         sums[OPERATOR_KINDS[classify_operator(spec)]] += ms  # type: ignore[assignment]
@@ -84,14 +88,12 @@ def _sum_entries(table: LatencyTable, architecture: Architecture) -> Features:
     return sums
 
 
-def _add_pairs(pairs: Callable[[LGCNetArchitecture], Counter[Hashable]]) -> Callable[..., Features]:
-    """Return the features of kinds, and the counts of pairs, each in hundredths of the network's latency."""
+def _in_percent(pairs: Callable[[LGCNetArchitecture], Counter[Hashable]]) -> Callable[..., Features]:
+    """Return a function that counts pairs, each in hundredths of the network's latency."""
 
     def describe(table: LatencyTable, architecture: Architecture) -> Features:
-        sums = _sum_kinds(table, architecture)
-        counts = pairs(LGCNetArchitecture.require(architecture))
-        percent = sum(sums.values()) / 100
-        return {**sums, **{pair: count * percent for pair, count in counts.items()}}
+        percent = sum(_sum_kinds(table, architecture).values()) / 100
+        return {pair: count * percent for pair, count in pairs(LGCNetArchitecture.require(architecture)).items()}
 
     return describe
 
@@ -117,12 +119,11 @@ def _count_chains(architecture: LGCNetArchitecture) -> Counter[Hashable]:
     return counts
 
 
-CORRECTIONS: dict[str, Callable[[LatencyTable, Architecture], Features]] = {
-    "by kind of operator, as in tables": _sum_kinds,
-    "by operator": _sum_operators,
-    "by operator and size": _sum_entries,
-    "by kind, and pairs summed in a node": _add_pairs(_count_summands),
-    "by kind, and pairs in sequence": _add_pairs(_count_chains),
+ADDED: dict[str, Callable[[LatencyTable, Architecture], Features]] = {
+    "a factor for each operator": _sum_operators,
+    "a factor for each operator and size": _sum_entries,
+    "a term for each pair of operators summed in a node": _in_percent(_count_summands),
+    "a term for each pair of operators in sequence": _in_percent(_count_chains),
 }
 
 
@@ -132,18 +133,37 @@ def _make_matrix(rows: Sequence[Features]) -> Array:
     return np.array([[row.get(name, 0.0) for name in names] for row in rows])
 
 
-def _hold_out(totals: Array, x: Array, y: Array, penalty: float) -> Array:
+def _hold_out(kinds: Array, x: Array, y: Array, penalty: float) -> Array:
     """Return the prediction of each network by a fit to the others, [N].
 
-    The fit has an intercept, a factor of the total and a weight of each feature. Squared weights are penalised, against
-    squared relative errors.
+    The fit has an intercept, a factor of the total, and the weights of kinds and of added features. Squared weights are
+    penalised, against squared relative errors.
+
+    Args:
+        kinds: latency by kind of operator, [N, K].
+        x: added features, [N, F].
+        y: measured latencies, [N].
+        penalty: penalty of the added features; without them if infinite.
     """
-    columns = np.column_stack([np.ones(len(y)), totals, x])
-    shrink = np.sqrt(penalty) * np.eye(columns.shape[1])[2:]
+    x = x[:, :0] if math.isinf(penalty) else x
+    columns = np.column_stack([np.ones(len(y)), kinds.sum(axis=1), kinds, x])
+    weights = [0.0, 0.0, *[KINDS_PENALTY] * kinds.shape[1], *[penalty] * x.shape[1]]
+    shrink = np.diag(np.sqrt(weights))[2:]
     predictions = []
     for index, row in enumerate(columns):
         rest = np.arange(len(y)) != index
         left = np.vstack([columns[rest] / y[rest, None], shrink])
         right = np.concatenate([np.ones(rest.sum()), np.zeros(len(shrink))])
         predictions.append(row @ np.linalg.lstsq(left, right, rcond=None)[0])
+    return np.array(predictions)
+
+
+def _choose_and_hold_out(kinds: Array, x: Array, y: Array) -> Array:
+    """Return the same, each with the penalty that predicts the other networks best, [N]."""
+    by_penalty = np.array([_hold_out(kinds, x, y, penalty) for penalty in PENALTIES])
+    predictions = []
+    for index in range(len(y)):
+        rest = np.arange(len(y)) != index
+        errors = [_error_pct(_hold_out(kinds[rest], x[rest], y[rest], p), y[rest]).mean() for p in PENALTIES]
+        predictions.append(by_penalty[int(np.argmin(errors)), index])
     return np.array(predictions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def networks(mini_space, make_table):
                 for cell, names in architecture.iter_cells()
                 for node in range(cell.nodes)
             ]
-            pairs = sum(names.count("sep_conv_3x3") == 2 for names in nodes)
+            pairs = sum(math.comb(names.count("sep_conv_3x3"), 2) for names in nodes)
             true = predicted * (1 + pairs_pct / 100 * pairs)
             halves = true * (1 + noise_pct / 100 * rng.standard_normal(2))
             rows.append(VerifiedNetwork(architecture, predicted, float(halves.mean()), tuple(halves.tolist())))
@@ -46,8 +48,15 @@ def test_noise_is_not_taken_for_error(networks):
 
 
 def test_what_repeats_is_not_taken_for_noise(networks):
-    result = explain_remainder(*networks(0.1, 5.0))
-    assert result["noise_pct"] < 0.1
-    assert result["repeatable_pct"] > 1.0
-    errors = {name: row["mape_pct"] for name, row in result["corrections"].items()}
-    assert errors["by kind, and pairs summed in a node"] < 0.9 * errors["by kind of operator, as in tables"]
+    result = explain_remainder(*networks(0.4, 2.0))
+    assert result["noise_pct"] == pytest.approx(0.4 / 2**0.5, rel=0.2)
+    assert 0.8 < result["repeatable_pct"] < 3.0
+    pairs = result["added"]["a term for each pair of operators summed in a node"]
+    assert pairs["change_pct"] < -0.25 * result["kinds_mape_pct"]
+    assert pairs["change_pct"] < -2 * pairs["standard_error_pct"]
+
+
+def test_pairs_that_do_not_matter_are_left_out(networks):
+    result = explain_remainder(*networks(1.0, 0.0))
+    for name, row in result["added"].items():
+        assert abs(row["change_pct"]) < 0.15 * result["kinds_mape_pct"], name

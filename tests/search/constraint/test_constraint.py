@@ -189,6 +189,13 @@ def test_rate_out_of_range_answers_fps(predict, deep_space, quantile):
     require_target_in_range(predictor, predictor.from_fps(suggested), quantile, suggested)
 
 
+@pytest.mark.parametrize(("fps", "text"), [(9999.7, "10000 FPS"), (1e6, "1000000 FPS"), (2345.6, "2346 FPS")])
+def test_high_rates_are_written_in_full(predict, deep_space, fps, text):
+    predictor = predict(deep_space, correction=CALIBRATED)
+    with pytest.raises(UsageError, match=f"a target of {text} is above"):
+        require_target_in_range(predictor, 1e-9, None, fps)
+
+
 @pytest.mark.parametrize(("share", "inactive"), [(0.9, False), (1.0, False), (1.1, True)])
 def test_targets_above_every_architecture_are_inactive(two, deep_space, share, inactive):
     decisions = BlockDecisions(deep_space)

@@ -87,18 +87,36 @@ def test_auxiliary_cells_end_their_resolutions():
     assert all(heights[cell + 1 :].count(heights[cell]) == 0 for cell in cells)
 
 
+HEADS = {
+    "bisenetv2": {
+        4: ("semantic.0.", "semantic.1."),
+        8: ("semantic.2.", "semantic.3."),
+        16: ("semantic.4.", "semantic.5."),
+        32: ("semantic.8.", "semantic.9."),
+    },
+    "ddrnet-23-slim": {8: ("up3.", "high4.")},
+    "fast-scnn": {8: ("downsample.", "extract."), 32: ("extract.", "fuse.")},
+    "pidnet-s": {8: ("attend3.", "detail4.")},
+    "stdc1-seg": {16: ("conv32.", "refine16."), 8: ("conv16.", "fuse.")},
+}
+"""Peer -> stride of each auxiliary head, the last module before its feature and the first one behind it."""
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_are_trained_with_the_heads_of_their_papers(name):
     peer = build_peer(name, 11).train()
     trainee, images = TrainingNetwork(peer, 2), torch.randn(2, 3, 64, 96)
     logits, auxiliary = trainee(images)
     assert logits.shape == (2, 11, 8, 12)
-    assert set(auxiliary) == set(peer.AUXILIARY)
-    assert all(out.shape[:2] == (2, 11) for out in auxiliary.values())
-    sum(out.sum() for out in auxiliary.values()).backward()
-    reached = [parameter.grad is not None for parameter in peer.parameters()]
-    assert any(reached)
-    assert not all(reached)  # not those behind the features
+    outputs = {64 // out.shape[2]: out for out in auxiliary.values()}
+    assert [tuple(out.shape) for out in outputs.values()] == [(2, 11, 64 // s, 96 // s) for s in outputs]
+    assert set(outputs) == set(HEADS[name])
+    for stride, (last, following) in HEADS[name].items():
+        peer.zero_grad()
+        outputs[stride].sum().backward(retain_graph=True)
+        reached = [key for key, parameter in peer.named_parameters() if parameter.grad is not None]
+        assert any(key.startswith(last) for key in reached)
+        assert not any(key.startswith((following, "head.", "classify.")) for key in reached)
     assert trainee.eval()(images)[0].equal(peer(images))
     assert TrainingNetwork(peer, 1)(images)[1] == {}
 
