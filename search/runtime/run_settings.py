@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 BATCH_PER_PROCESS = "batch_per_process"
 """Setting that runs of earlier versions lack: their `batch` is that of each process."""
 LEGACY_SETTINGS: dict[str, dict[str, JsonValue]] = {
-    "train": {"sync_bn": True, "keep": "last", "optimiser": "sgd", "aux_heads": 1},
+    "train": {"sync_bn": True, "keep": "last", "optimiser": "sgd", "aux_heads": "single"},
     "search": {"optimiser": "sgd", "balanced": False, "trial_seeds": 1, "halves": "random"},
 }
 """Stage -> settings that earlier versions lack, with the values that their runs began with and keep."""

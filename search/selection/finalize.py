@@ -32,7 +32,7 @@ from ..supernet.alphas import SampledPath
 from ..supernet.blocks import BlockDecisions
 from ..supernet.supernet import use_batch_statistics
 from ..supernet.supernet_trainer import SupernetTrainer
-from ..training.config import ALL_HEADS, divide_batch
+from ..training.config import SINGLE, divide_batch
 from ..training.scores import count_confusions
 from . import strategies
 from .trials import CandidateTrials, Trial, derive_trial_seed, run_trial
@@ -273,7 +273,7 @@ def _read_trials(file: Path) -> dict[str, list[Trial]]:
     except ValueError as error:
         raise FileFormatError(f"{file} is damaged ({describe(file)}): delete it to repeat the trials") from error
     lists = {key: own for key, own in trials.items() if isinstance(own, list)}
-    return {key: own for key, own in lists.items() if all(trial.heads == ALL_HEADS for trial in own)}
+    return {key: own for key, own in lists.items() if not any(trial.heads == SINGLE for trial in own)}
 
 
 def _measure_on_first_process(context: SearchContext, measure: MeasureLatency) -> MeasureLatency:

@@ -24,7 +24,7 @@ from ..data.datasets import SegmentationDataset
 from ..runtime.batches import Batch
 from ..runtime.fabric import average_over_processes
 from ..training.auxiliary import TrainingNetwork
-from ..training.config import TrainConfig
+from ..training.config import SINGLE, Heads, TrainConfig
 from ..training.losses import SegmentationLoss
 from ..training.network_trainer import NetworkTrainer, keep_generators, load_training_batches
 from ..training.scores import compute_scores, count_confusions
@@ -44,13 +44,13 @@ class Trial:
         seed: seed of its initial weights, of the order of its images and of their views.
         loss: mean cross-entropy; None if the training diverged.
         miou: mIoU in percent; None if the training diverged, and without a labelled pixel.
-        heads: auxiliary heads of the training; missing in trials of earlier versions.
+        heads: kind of the auxiliary heads; missing in trials of earlier versions.
     """
 
     seed: int
     loss: float | None
     miou: float | None
-    heads: int = 1
+    heads: Heads | None = SINGLE
 
 
 @dataclass(frozen=True)

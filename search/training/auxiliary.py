@@ -14,53 +14,55 @@ from ...models.nets.peers.common import PeerNetwork
 from ...models.random_state import seed_generators
 from ...models.space.lgcnet.plan import NetworkPlan
 from ...models.space.opspec import OpSpec
-from .config import ALL_HEADS, TrainConfig
+from .config import SINGLE, Heads, TrainConfig
 
 _PREFIX = "auxiliary."
 
 
-def find_auxiliary_cells(plan: NetworkPlan, heads: int = ALL_HEADS) -> list[int]:
-    """Return the backbone cells whose outputs auxiliary heads read, at most one of each resolution.
+def find_auxiliary_cells(plan: NetworkPlan) -> list[int]:
+    """Return the backbone cells whose outputs auxiliary heads read: the last ones of the two coarsest resolutions.
 
-    They are the last cells of the two coarsest resolutions; with a single head, that of the finer one, as in PSPNet
-    (arXiv 1612.01105): deep enough to classify, with enough of the network after it to benefit.
+    A single head reads the first of them, as in PSPNet (arXiv 1612.01105): deep enough to classify, with enough of the
+    network after it to benefit.
     """
     heights = [cell.concat.height for cell in plan.cells]
     last = [index for index, height in enumerate(heights) if height not in heights[index + 1 :]]
-    return last[-ALL_HEADS:][:heads]
+    return last[-2:]
 
 
 class TrainingNetwork(nn.Module):
     """A network of any source, with the auxiliary outputs that it has during training.
 
-    LGCNet and peers get auxiliary heads: a 3x3 convolution and a classifier on features inside the network. Other
-    networks return auxiliary outputs themselves, or have none.
+    LGCNet and peers get auxiliary heads on features inside the network. Other networks return auxiliary outputs
+    themselves, or have none.
 
     Args:
         network: the network, whose weights are kept after the training.
-        heads: value of `TrainConfig.heads`: 0 for no auxiliary outputs.
+        heads: kind of the heads, see `TrainConfig.aux_heads`; None for no auxiliary outputs.
 
     Attributes:
         main: name of the main output in training mode; None for that of `choose_main`.
         auxiliary_names: names of the outputs of another network that are auxiliary logits.
     """
 
-    def __init__(self, network: nn.Module, heads: int) -> None:
+    def __init__(self, network: nn.Module, heads: Heads | None) -> None:
         super().__init__()
         self.network = network
-        self.has_auxiliary = heads > 0
+        self.has_auxiliary = heads is not None
         self.main: str | None = None
         self.auxiliary_names: tuple[str, ...] = ()
         widths: dict[str, int] = {}
         classes = 0
         if isinstance(network, LGCNet):
-            self.cells = find_auxiliary_cells(network.plan, heads)
+            cells = find_auxiliary_cells(network.plan)
+            self.cells = [] if heads is None else cells[:1] if heads == SINGLE else cells
             widths = {f"cell{index}": network.plan.cells[index].concat.c_out for index in self.cells}
             classes = network.space.classes
         elif isinstance(network, PeerNetwork):
-            widths = dict(network.AUXILIARY) if heads == ALL_HEADS else {}
+            widths = dict(network.AUXILIARY) if heads == "linear" else {}
             classes = network.classes
-        self.auxiliary = nn.ModuleDict({name: _build_head(width, classes) for name, width in widths.items()})
+        build = _build_single if heads == SINGLE else _build_linear
+        self.auxiliary = nn.ModuleDict({name: build(width, classes) for name, width in widths.items()})
         self.register_load_state_dict_pre_hook(_rename_head)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -78,8 +80,13 @@ class TrainingNetwork(nn.Module):
         return logits, {name: head(features[name]) for name, head in self.auxiliary.items()}
 
 
-def _build_head(width: int, classes: int) -> nn.Module:
-    """Return a head on a feature, [N, width, h, w] -> [N, classes, h, w]: a 3x3 convolution and a classifier."""
+def _build_linear(width: int, classes: int) -> nn.Module:
+    """Return a 1x1 classifier of a feature, [N, width, h, w] -> [N, classes, h, w]."""
+    return build_module(OpSpec("classifier", width, classes, 1, 1))
+
+
+def _build_single(width: int, classes: int) -> nn.Module:
+    """Return a 3x3 convolution and a classifier of a feature, [N, width, h, w] -> [N, classes, h, w]."""
     specs = (OpSpec("conv_3x3", width, width, 1, 1), OpSpec("classifier", width, classes, 1, 1))
     return nn.Sequential(*map(build_module, specs))
 

@@ -45,8 +45,9 @@ LEARNING_RATES: dict[str, float] = {ADAMW: 4e-3, "sgd": 0.01}
 WEIGHT_DECAYS: dict[str, float] = {ADAMW: 0.01, "sgd": 5e-4}
 """Optimiser -> default weight decay."""
 SCRATCH, SUPERNET = "scratch", "supernet"
-ALL_HEADS = 2
-"""`TrainConfig.aux_heads` of a training with all auxiliary heads."""
+Heads = Literal["linear", "single"]
+SINGLE: Heads = "single"
+"""Auxiliary heads of earlier versions."""
 DISTILLATION_FIELDS = {"teacher", "teacher_weight", "temperature"}
 """Fields of `TrainConfig` that only a training with a teacher has."""
 
@@ -74,8 +75,9 @@ class TrainConfig(BaseModel):
     balanced: Balanced = True
     aux: NonNegative = 0.4
     """Weight of the auxiliary losses; 0 disables them."""
-    aux_heads: Literal[1, 2] = 2
-    """Auxiliary heads: 2 on LGCNet's coarsest resolutions, or a peer's own; 1 on LGCNet's finer one, none on peers."""
+    aux_heads: Heads = "linear"
+    """Auxiliary heads: `linear`, 1x1 classifiers on two resolutions of LGCNet and on a peer's own features; `single`, a
+    3x3 convolution and a classifier on one resolution of LGCNet, none on peers."""
     ema: Share = 0.999
     """EMA decay; the EMA weights are evaluated and saved; 0 disables EMA."""
     sync_bn: bool = True
@@ -100,9 +102,9 @@ class TrainConfig(BaseModel):
     cache: Cache = None
 
     @property
-    def heads(self) -> int:
-        """Number of auxiliary heads; 0 without."""
-        return self.aux_heads if self.aux else 0
+    def heads(self) -> Heads | None:
+        """Kind of the auxiliary heads; None without."""
+        return self.aux_heads if self.aux else None
 
     def list_settings(self, *, exclude: Collection[str] = ()) -> dict[str, JsonValue]:
         """Return the settings that identify a training, as JSON values, without those that have no effect."""

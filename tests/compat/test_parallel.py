@@ -47,7 +47,7 @@ def test_batch_per_process_is_resumed(resumed, stage):
     run = folder / {"search": "searched", "train": "parallel/run"}[stage]
     own = {
         "search": "batch 2 (1 per process)",
-        "train": "optimiser 'sgd', lr 0.01, weight_decay 0.0005, balanced False, aux_heads 1, keep 'last', "
+        "train": "optimiser 'sgd', lr 0.01, weight_decay 0.0005, balanced False, aux_heads 'single', keep 'last', "
         "batch 2 (1 per process)",
     }[stage]
     assert f"{run.relative_to(folder)} keeps the settings that it began with: {own}" in err

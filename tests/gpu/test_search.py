@@ -87,7 +87,8 @@ def test_training_losses_equal_cpu(precision, scenes, on_cpu, tmp_path):
 def test_training_step_does_not_wait(precision, name):
     network = build_peer(name, 11) if name == "fast-scnn" else LGCNet(ARCHITECTURE.space, ARCHITECTURE)
     config = TrainConfig(steps=9, batch=2, precision=precision)
-    trainer = NetworkTrainer(TrainingNetwork(network, 2), config, open_fabric("cuda:0", precision), torch.ones(11))
+    trainee = TrainingNetwork(network, config.heads)
+    trainer = NetworkTrainer(trainee, config, open_fabric("cuda:0", precision), torch.ones(11))
     images = torch.randn(2, 3, 96, 128, device="cuda").to(memory_format=torch.channels_last)
     batch = images, torch.randint(0, 11, (2, 96, 128), device="cuda")
     trainer.train_step(batch)  # chooses kernels and allocates

@@ -50,7 +50,7 @@ def test_json_has_typed_fields():
     assert SearchResult.from_dict(read_output("search-tables")).tables[1].target_ms == 0.5504
     trained = TrainResult.from_dict(read_output("train"))
     assert trained.config == TrainConfig(
-        steps=2, batch=2, optimiser="sgd", balanced=False, aux_heads=1, init="supernet", keep="last"
+        steps=2, batch=2, optimiser="sgd", balanced=False, aux_heads="single", init="supernet", keep="last"
     )
     assert (trained.scored_at, trained.from_scratch) == ((32, 32), ())
 

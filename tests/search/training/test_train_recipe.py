@@ -63,16 +63,18 @@ def test_auxiliary_head_trains_but_is_not_saved(trained, street_space):
     assert [any(name.startswith("auxiliary.") for name in state) for state in saved] == [False, True, True]
 
 
-@pytest.mark.parametrize(("heads", "cells"), [(0, []), (1, [0]), (2, [0, 1])])
+@pytest.mark.parametrize(("heads", "cells"), [(None, []), ("single", [0]), ("linear", [0, 1])])
 def test_auxiliary_heads_read_the_coarsest_features(street_space, heads, cells):
     plan = street_space.plan
     assert [cell.concat.height for cell in plan.cells] == [8, 4]
-    assert find_auxiliary_cells(plan, heads) == cells
+    assert find_auxiliary_cells(plan) == [0, 1]
     trainee = TrainingNetwork(LGCNet(street_space, street_space.sample(0)), heads)
     logits, auxiliary = trainee(torch.randn(2, 3, 32, 32))
     assert logits.shape[:2] == (2, 11)
     sizes = {"cell0": (2, 11, 8, 8), "cell1": (2, 11, 4, 4)}
-    assert {name: tuple(out.shape) for name, out in auxiliary.items()} == dict(list(sizes.items())[:heads])
+    assert {name: tuple(out.shape) for name, out in auxiliary.items()} == dict(list(sizes.items())[: len(cells)])
+    kernels = {parameter.shape[-1] for parameter in trainee.auxiliary.parameters() if parameter.ndim == 4}
+    assert kernels == {None: set(), "single": {3, 1}, "linear": {1}}[heads]
     if heads:
         sum(out.sum() for out in auxiliary.values()).backward()
         trained = {name.split(".")[0] for name, p in trainee.network.named_parameters() if p.grad is not None}
@@ -105,7 +107,7 @@ HEADS = {
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_are_trained_with_the_heads_of_their_papers(name):
     peer = build_peer(name, 11).train()
-    trainee, images = TrainingNetwork(peer, 2), torch.randn(2, 3, 64, 96)
+    trainee, images = TrainingNetwork(peer, "linear"), torch.randn(2, 3, 64, 96)
     logits, auxiliary = trainee(images)
     assert logits.shape == (2, 11, 8, 12)
     outputs = {64 // out.shape[2]: out for out in auxiliary.values()}
@@ -118,7 +120,7 @@ def test_peers_are_trained_with_the_heads_of_their_papers(name):
         assert any(key.startswith(last) for key in reached)
         assert not any(key.startswith((following, "head.", "classify.")) for key in reached)
     assert trainee.eval()(images)[0].equal(peer(images))
-    assert TrainingNetwork(peer, 1)(images)[1] == {}
+    assert TrainingNetwork(peer, "single")(images)[1] == {}
 
 
 def test_average_weights_are_saved(trained):
