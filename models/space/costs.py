@@ -131,15 +131,16 @@ class Costs:
         stem = [image, *(output_values(spec) for spec in plan.stem)]
         peak, features, cells = chain_peak(stem), [stem[-1]], []
         for index, cell in enumerate(plan.searched_cells):
-            kept = sum(size for feature, size in enumerate(features) if last_cell[feature] > index)
+            kept_features = frozenset(feature for feature in range(len(features)) if last_cell[feature] > index)
+            kept = sum(features[feature] for feature in kept_features)
             dying = {source.feature for source in cell.inputs if last_cell[source.feature] == index}
             peak = max(peak, kept + inputs_peak(cell, {feature: features[feature] for feature in dying}))
-            cells.append(_make_memory(cell, kept))
+            cells.append(_make_memory(cell, kept, kept_features))
             features.append(cell.concat.c_out * cell.concat.height * cell.concat.width)
         head = chain_peak([features[-1], *(output_values(spec) for spec in plan.head)])
         return max(peak, head), cells
 
 
 @lru_cache(maxsize=4096)
-def _make_memory(cell: CellPlan, kept: int) -> CellMemory:
-    return CellMemory(cell, kept)
+def _make_memory(cell: CellPlan, kept: int, kept_features: frozenset[int]) -> CellMemory:
+    return CellMemory(cell, kept, kept_features)

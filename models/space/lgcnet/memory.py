@@ -20,7 +20,7 @@ from ...recipe import Footprint
 from ..cost import gather_sum, row_chunks
 from ..operators import ZERO, find_footprint
 from ..opspec import OpSpec
-from .plan import CellPlan
+from .plan import CellPlan, InputPlan
 
 IntArray = NDArray[np.int64]
 Kind = Footprint | tuple[()] | None
@@ -35,11 +35,13 @@ class CellMemory:
     Args:
         plan: Plan of the cell.
         kept: Values of the features that later cells read.
+        kept_features: Indices of these features.
     """
 
-    def __init__(self, plan: CellPlan, kept: int) -> None:
+    def __init__(self, plan: CellPlan, kept: int, kept_features: frozenset[int]) -> None:
         self.plan = plan
         self.kept = kept
+        self._tensors = _list_input_tensors(plan, kept_features)
         self.edges = len(plan.edges)
         kinds = [
             [None if spec.operator == ZERO else find_footprint(spec) or () for spec in edge.candidates]
@@ -86,7 +88,8 @@ class CellMemory:
             np.array([_kind_facts(kind) for kind in distinct])[digits[:, edge]].T
             for edge, distinct in enumerate(self._kinds)
         ]
-        last = self._last_uses([fact[0] > 0 for fact in facts], [fact[1] > 0 for fact in facts])
+        uses = self._last_uses([fact[0] > 0 for fact in facts], [fact[1] > 0 for fact in facts])
+        last = np.array([uses[inputs].max(axis=0) for inputs in self._tensors]).reshape(-1, len(digits))
         size = self.plan.edges[0].candidates[0].c_in * int(np.prod(self.plan.edges[0].candidates[0].fine))
         added = self.plan.add.c_out * int(np.prod(self.plan.add.coarse))
         nodes = peak = np.zeros(len(digits), np.int64)
@@ -138,6 +141,25 @@ def _kind_facts(kind: Kind) -> tuple[int, int, int, int, int]:
     return True, False, *kind
 
 
+def _list_input_tensors(cell: CellPlan, kept_features: frozenset[int]) -> list[list[int]]:
+    """Return the inputs that are the same tensor, for each tensor that lives in the cell.
+
+    A feature that is passed through is a tensor of two inputs that both pass it, and of none if later cells read it.
+    """
+    tensors: dict[object, list[int]] = {}
+    for index, source in enumerate(cell.inputs):
+        if not _passes(source):
+            tensors[index, source.feature] = [index]
+        elif source.feature not in kept_features:
+            tensors.setdefault(source.feature, []).append(index)
+    return list(tensors.values())
+
+
+def _passes(source: InputPlan) -> bool:
+    """Return True if an input is the feature itself."""
+    return source.resize is None and find_footprint(source.project) is None
+
+
 def output_values(spec: OpSpec) -> int:
     """Return the number of values in the output of `spec`; 0 if its input is passed through."""
     footprint = find_footprint(spec)
@@ -157,10 +179,12 @@ def inputs_peak(cell: CellPlan, dying: dict[int, int]) -> int:
         dying: Values of each feature that no later cell reads, by feature.
     """
     peak = held = 0
+    passed = {source.feature for source in cell.inputs if _passes(source)}
     for index, source in enumerate(cell.inputs):
         held += output_values(source.project)
         unread = {other.feature for other in cell.inputs[index:]}
-        peak = max(peak, held + sum(size for feature, size in dying.items() if feature in unread))
+        peak = max(peak, held + sum(size for feature, size in dying.items() if feature in unread | passed))
+    held += sum(size for feature, size in dying.items() if feature in passed)
     for source in cell.inputs:
         if source.resize is not None:
             resized = output_values(source.resize)

@@ -18,9 +18,10 @@ from lgc.models.onnx.export import to_onnx
 from lgc.models.recipe import Conv
 from lgc.models.space import cost
 from lgc.models.space.costs import Costs
-from lgc.models.space.lgcnet import memory
+from lgc.models.space.lgcnet import LGCNetSpace, memory
 
 from ...operators import EXAMPLES
+from ...spaces import SLIM
 
 RECIPES = [name for name in EXAMPLES if name != "pooled_attention"]
 ALL = {"operators": ["skip", "max_pool_3x3", "conv_3x3", "sep_conv_3x3_d2", "zero"]}
@@ -207,6 +208,15 @@ def test_peak_matches_executed_modules(variant, scope):
     architectures = random_architectures(variant, 12 if scope == "core" else 3)
     peaks = Costs(variant).peak_activation_bytes(choices_array(architectures), scope=scope)
     assert peaks.tolist() == [run_peak(variant, architecture, scope) for architecture in architectures]
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_inputs_that_are_passed_through_count_once(inputs):
+    """With searched widths, a feature that has a cell's width is an input itself, and may be kept for later cells."""
+    space = LGCNetSpace.check({**SLIM, "inputs": inputs, "cells": 4, "widths": [[8, 12], [8, 16]]}, "slim")
+    architectures = random_architectures(space, 40)
+    peaks = Costs(space).peak_activation_bytes(choices_array(architectures), scope="core")
+    assert peaks.tolist() == [run_peak(space, architecture, "core") for architecture in architectures]
 
 
 @pytest.mark.parametrize("scope", SCOPES)
