@@ -56,7 +56,7 @@ class SearchConfig(BaseModel):
     """Steps of the search: each trains the weights and, after the warm-up, the architecture."""
     strategy: Literal["gradient", "random", "evolution"] = "gradient"
     """Search strategy: gradient (differentiable), or random or evolution on a supernet trained on random paths; same
-    target and compute budget."""
+    compute budget. With searched widths, random is the default."""
     batch: Batch = 16  # Assumption.
     crop: Crop = None
     seed: Seed = 0

@@ -117,10 +117,12 @@ def search(
 def _choose_strategy(config: SearchRunConfig, tables: Sequence[Predictor], log: Log) -> SearchRunConfig:
     """Return the settings with the strategy for the tables' space: random by default if it searches widths."""
     space = LGCNetSpace.require(require_common_space(tables, config))
-    if not space.searches_widths or "strategy" in config.model_fields_set:
-        return config
-    log(f"strategy: random, since space {space.name} searches widths (others: --strategy gradient, evolution)")
-    return config.model_copy(update={"strategy": "random"})
+    if space.searches_widths and "strategy" not in config.model_fields_set:
+        log(f"strategy: random, since space {space.name} searches widths (others: --strategy gradient, evolution)")
+        config = config.model_copy(update={"strategy": "random"})
+    if config.strategy != "gradient" and not config.targets_ms:
+        log(f"no target: latency does not count in --strategy {config.strategy}; in gradient it does, by --beta")
+    return config
 
 
 def _open_context(

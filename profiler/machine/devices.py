@@ -109,16 +109,16 @@ def default_device(table_devices: Sequence[Device]) -> tuple[Device, str | None]
         table_devices: devices of the latency tables, in the user's order; empty if unknown.
 
     Returns:
-        The first GPU of `table_devices` that this machine has, else `cpu`. The reason is None if every table was
-        measured on a CPU, or if `table_devices` is empty and this machine has no GPU.
+        The first GPU of `table_devices` that this machine has, else `cpu`. The reason is None if this machine has no
+        GPU and no table was measured on one.
     """
     gpus = [device for device in table_devices if not device.is_cpu]
-    if table_devices and not gpus:
-        return CPU, None  # saves the import of torch
     available = list_devices()
     for device in gpus:
         if device in available:
             return device, None
     if gpus:
         return CPU, f"the table's device {gpus[0]} is not present ({diagnose_cuda(gpus[0])})"
-    return CPU, "the device of its latency table is unknown" if len(available) > 1 else None
+    if len(available) == 1:
+        return CPU, None
+    return CPU, "its latency table is of a CPU" if table_devices else "the device of its latency table is unknown"

@@ -15,7 +15,7 @@ def space_page(result: dict[str, Any]) -> str:
         *page_header(f"{' '.join(result['name'])} on {result['target']}", result),
         f"Table of {result['entries']} entries ({result['noisy']} noisy), profiled and verified in "
         f"{result['profile_seconds']:.0f} s. Context {result['protocol']['context']}, correction "
-        f"{result['calibration']['dense']['form']}.",
+        f"{result['calibration']['dense']['form']}.{_describe_range(result.get('range_ms'))}",
         "",
         *_accuracy(result),
         *_describe_remainder(result.get("remainder")),
@@ -27,6 +27,10 @@ def space_page(result: dict[str, Any]) -> str:
         *_help(result.get("help_seconds")),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _describe_range(range_ms: list[float] | None) -> str:
+    return "" if range_ms is None else f" Its architectures take {range_ms[0]:.2f} to {range_ms[1]:.2f} ms."
 
 
 def _accuracy(result: dict[str, Any]) -> list[str]:

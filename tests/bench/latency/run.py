@@ -18,6 +18,7 @@ from typing import Any
 from lgc.device import Device
 from lgc.errors import LgcError
 from lgc.lut import LatencyTable, Target
+from lgc.lut.predictor import Predictor
 from lgc.models import SearchSpace
 from lgc.models.space.protocol import DENSE
 from lgc.profiler.backends import BACKENDS, get_backend
@@ -123,6 +124,7 @@ def measure_space(space: SearchSpace, target: Target, keep: Path | None) -> dict
                 "profile_seconds": profiled.seconds,
                 "entries": profiled.entries,
                 "noisy": profiled.noisy,
+                "range_ms": list(Predictor(space, table).range_ms),
                 "held_out": profiled.verification.as_dict() if profiled.verification else None,
                 "verify": {
                     **verification.report.as_dict(),

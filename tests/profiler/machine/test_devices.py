@@ -102,7 +102,7 @@ NO_DRIVER = "torch cannot use CUDA: Found no NVIDIA driver on your system; its C
     ("number", "tables", "device", "reason"),
     [
         (0, ["cpu"], "cpu", None),
-        (2, ["cpu"], "cpu", None),
+        (2, ["cpu"], "cpu", "its latency table is of a CPU"),
         (1, ["cuda:0"], "cuda:0", None),
         (2, ["cuda:3", "cpu", "cuda:1"], "cuda:1", None),
         (2, ["cuda:1", "cuda:0"], "cuda:1", None),

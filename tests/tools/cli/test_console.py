@@ -208,10 +208,12 @@ def one_gpu(monkeypatch):
 
 def test_default_device_is_the_tables(one_gpu, capsys):
     assert pick_device(None, [Device("cuda:0")], "searching") == "cuda:0"
-    assert pick_device(None, [Device("cpu")], "searching") == "cpu"
     assert pick_device("cpu", [Device("cuda:0")], "searching") == "cpu"
     assert pick_device("cuda", [Device("cpu")], "searching") == "cuda:0"
     assert capsys.readouterr().err == ""
+    assert pick_device(None, [Device("cpu")], "searching") == "cpu"
+    expected = "searching on cpu: its latency table is of a CPU; choose another device with --device\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_missing_table_device_is_reported(one_gpu, monkeypatch, capsys):
