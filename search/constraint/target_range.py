@@ -82,16 +82,21 @@ def describe_inactive_target(
 
 
 def _format(value: float, unit: str) -> str:
-    """Return a target with four significant digits, or all of its integer ones."""
-    return f"{value:.0f} {unit}" if value >= 10 ** (DIGITS - 1) else f"{value:.{DIGITS}g} {unit}"
+    """Return a value with four significant digits, or all of its integer ones."""
+    return f"{_write(value)} {unit}"
+
+
+def _write(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 ** (DIGITS - 1) else f"{value:.{DIGITS}g}"
 
 
 def _describe_range(predictor: Predictor, range_ms: tuple[float, float], quantile: float | None, rates: bool) -> str:
     """Return a range of latencies, or of frame rates, as a table predicts it."""
     margin = 1.0 if quantile is None else predictor.margin(quantile)
     fastest, slowest = (margin * end for end in range_ms)
-    latencies = f"{fastest:.3f} to {slowest:.3f} ms"
-    values = f"{predictor.to_fps(slowest):.4g} to {predictor.to_fps(fastest):.4g} FPS" if rates else latencies
+    values = f"{fastest:.3f} to {slowest:.3f} ms"
+    if rates:
+        values = f"{_write(predictor.to_fps(slowest))} to {_format(predictor.to_fps(fastest), 'FPS')}"
     bound = "" if quantile is None else f", with the margin of --quantile {quantile:g}"
     return f"{predictor.table_path} predicts {values} in scope {predictor.scope}{bound}"
 
@@ -99,4 +104,4 @@ def _describe_range(predictor: Predictor, range_ms: tuple[float, float], quantil
 def _round(value: float, direction: Callable[[float], int]) -> str:
     """Return a number with `DIGITS` significant digits, rounded up or down to stay within the range."""
     unit = 10.0 ** (math.floor(math.log10(value)) + 1 - DIGITS)
-    return f"{direction(value / unit) * unit:.{DIGITS}g}"
+    return _write(direction(value / unit) * unit)

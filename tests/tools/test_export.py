@@ -91,7 +91,7 @@ def test_exceeded_tolerance_exits_with_1(call, run, tmp_path):
 def test_each_precision_writes_a_compared_file(call, run, data, tmp_path):
     # Long enough for classes that differ by more than the rounding of fp16.
     out = tmp_path / "longer"
-    trained = call("lgc-train", run[0], "--out", out, "--data", data, "--batch", 2, "--steps", 200)
+    trained = call("lgc-train", run[0], "--out", out, "--data", data, "--batch", 2, "--steps", 600)
     assert trained.code == 0, trained.err
     options = [word for name in ("fp32", "fp16", "int8") for word in ("--precision", name)]
     done = call("lgc-export", out, *options, "--data", data, "--scope", "end-to-end", "--json")

@@ -49,9 +49,9 @@ def test_infeasible_targets_name_the_way_out(call, lut, data, reach, tmp_path, u
     value = target if unit == "ms" else predictor.to_fps(target)
     arguments = ("--lut", lut, "--data", data, *SHORT, "--out", tmp_path / "run")
     message = call("lgc-search", *arguments, f"--target-{unit}", value).refusal("lgc-search")
-    side = f"{target:.4g} ms is below" if unit == "ms" else f"{value:.4g} FPS is above"
+    side = f"{target:.4g} ms is below" if unit == "ms" else f"{value:.0f} FPS is above"
     assert f"a target of {side} the fastest architecture of street: " in message
-    rates = f"{predictor.to_fps(high):.4g} to {predictor.to_fps(low):.4g} FPS"
+    rates = f"{predictor.to_fps(high):.0f} to {predictor.to_fps(low):.0f} FPS"
     assert f"predicts {rates if unit == 'fps' else f'{low:.3f} to {high:.3f} ms'} in scope" in message
     # No size below 32x32 is possible, so there is no space to suggest; see test_suggestion.py.
     assert f"profile a smaller --input or space (docs/spaces.md), or take the fastest: --target-{unit} " in message
