@@ -116,12 +116,12 @@ def verify(
         )
         for key, architecture in fresh.items()
     )
-    predicted, measured = ([getattr(network, name) for network in verified] for name in ("predicted_ms", "measured_ms"))
-    pairs = [network.halves_ms for network in verified]
+    names = ("predicted_ms", "measured_ms", "halves_ms")
+    predicted, measured, halves = ([getattr(network, name) for network in verified] for name in names)
     half_pct = predictor.correction.half_width_pct()
     errors_pct = np.abs(np.array(measured) / np.array(predicted) - 1) * 100
     covered_pct = None if half_pct is None else float((errors_pct <= half_pct).mean() * 100)
-    return Verification(evaluate_predictions(predicted, measured, pairs), drift_pct, covered_pct, verified)
+    return Verification(evaluate_predictions(predicted, measured, halves), drift_pct, covered_pct, verified)
 
 
 def sample_unseen(table: LatencyTable, count: int, seed: int) -> dict[str, Architecture]:

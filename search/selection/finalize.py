@@ -272,8 +272,11 @@ def _read_trials(file: Path) -> dict[str, list[Trial]]:
         trials = _TRIALS.validate_json(file.read_bytes())
     except ValueError as error:
         raise FileFormatError(f"{file} is damaged ({describe(file)}): delete it to repeat the trials") from error
-    lists = {key: own for key, own in trials.items() if isinstance(own, list)}
-    return {key: own for key, own in lists.items() if not any(trial.heads == SINGLE for trial in own)}
+    return {
+        key: own
+        for key, own in trials.items()
+        if isinstance(own, list) and not any(trial.heads == SINGLE for trial in own)
+    }
 
 
 def _measure_on_first_process(context: SearchContext, measure: MeasureLatency) -> MeasureLatency:

@@ -16,8 +16,8 @@ _EXPANSION = 6
 _HEAD = 320
 """Channels inside the head. The paper calls them C_t and gives no number: this is the largest multiple of 64 that does
 not exceed the published multiply-accumulates of the whole network. Everything else is as published."""
-_BOOSTED = {0: "stem", 2: "semantic8", 4: "semantic16", 8: "semantic32"}
-"""Blocks of the semantic branch that end a stage -> feature of a booster head."""
+_BOOSTED = {0: ("stem", 16), 2: ("semantic8", 32), 4: ("semantic16", 64), 8: ("semantic32", _WIDTH)}
+"""Blocks of the semantic branch that end a stage -> feature of a booster head, and its channels."""
 
 
 class StemBlock(nn.Module):
@@ -103,7 +103,7 @@ class BiSeNetV2(PeerNetwork):
         classes: Number of classes.
     """
 
-    AUXILIARY: ClassVar = {"stem": 16, "semantic8": 32, "semantic16": 64, "semantic32": _WIDTH}
+    AUXILIARY: ClassVar = dict(_BOOSTED.values())
 
     def __init__(self, classes: int = 19) -> None:
         super().__init__(classes)
@@ -129,5 +129,5 @@ class BiSeNetV2(PeerNetwork):
         for index, block in enumerate(self.semantic):
             semantic = block(semantic)
             if index in _BOOSTED:
-                features[_BOOSTED[index]] = semantic
+                features[_BOOSTED[index][0]] = semantic
         return self.head(self.aggregate(self.detail(x), semantic)), features

@@ -241,9 +241,9 @@ def render_page(result: Row, picture: str) -> str:
         *page_header(f"Networks on CamVid, {size}", result),
         "Written by `make bench-camvid DATA=DIR` (`tests/bench/accuracy/camvid.py`), on the images of CamVid, which "
         f"are not part of the repository: {epochs} epochs at {size}, batch {batch}, the default recipe of `lgc-train` "
-        "for all, from random weights on a CPU. Peers have the auxiliary classifiers of their papers, with its weight; "
-        "PIDNet-S is trained without its boundary losses, STDC1-Seg without its detail loss. Commits of the trainings: "
-        f"{', '.join(sorted({row['commit'] for row in result['trainings']}))}. "
+        "for all, from random weights on a CPU. Peers have auxiliary classifiers where their papers do, with "
+        "the recipe's weight; PIDNet-S is trained without its boundary losses, STDC1-Seg without its detail loss. "
+        f"Commits of the trainings: {', '.join(sorted({row['commit'] for row in result['trainings']}))}. "
         "Networks are chosen on val and reported on test. Latencies are of ONNX "
         "Runtime on one thread, scope dense, all networks interleaved in one run. Intervals are 95 % (Student's t); "
         "their units are the searches, or the seeds of a peer. A peer with a single seed has none of its own: "

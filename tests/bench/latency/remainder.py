@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -15,11 +15,14 @@ from lgc.lut.statistics.calibration import OPERATOR_KINDS, classify_operator
 from lgc.lut.table.table import LatencyTable
 from lgc.models.space.lgcnet import LGCNetArchitecture
 from lgc.models.space.operators import ZERO, is_free
+from lgc.models.space.opspec import OpSpec
 from lgc.models.space.protocol import Architecture
 from lgc.profiler.verification import VerifiedNetwork
 
 Array = NDArray[np.float64]
 Features = Mapping[Hashable, float]
+Describe = Callable[[LatencyTable, Architecture], Features]
+"""Function from a table and a network to the network's features."""
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, math.inf)
 """Candidates for the penalty of added features, chosen without the predicted network; the last one leaves them out."""
 KINDS_PENALTY = 1e-3
@@ -60,35 +63,23 @@ def _error_pct(predicted: Array, measured: Array) -> Array:
     return np.abs(predicted / measured - 1) * 100
 
 
-def _list_latencies(table: LatencyTable, architecture: Architecture) -> list[tuple[Any, float]]:
-    return [(spec, table.latency_ms(spec)) for spec in architecture.specs() if not is_free(spec)]
+def _sum_by(key: Callable[[OpSpec], Hashable]) -> Describe:
+    """Return a function that sums the latencies of a network's operators by their keys."""
+
+    def describe(table: LatencyTable, architecture: Architecture) -> Features:
+        sums: defaultdict[Hashable, float] = defaultdict(float)
+        for spec in architecture.specs():
+            if not is_free(spec):
+                sums[key(spec)] += table.latency_ms(spec)
+        return sums
+
+    return describe
 
 
-def _sum_kinds(table: LatencyTable, architecture: Architecture) -> Features:
-    """Return the latency by kind of operator."""
-    sums: Counter[Hashable] = Counter()
-    for spec, ms in _list_latencies(table, architecture):
-        sums[OPERATOR_KINDS[classify_operator(spec)]] += ms  # type: ignore[assignment]
-    return sums
+_sum_kinds = _sum_by(lambda spec: OPERATOR_KINDS[classify_operator(spec)])
 
 
-def _sum_operators(table: LatencyTable, architecture: Architecture) -> Features:
-    """Return the latency by operator."""
-    sums: Counter[Hashable] = Counter()
-    for spec, ms in _list_latencies(table, architecture):
-        sums[spec.operator] += ms  # type: ignore[assignment]
-    return sums
-
-
-def _sum_entries(table: LatencyTable, architecture: Architecture) -> Features:
-    """Return the latency by operator and size."""
-    sums: Counter[Hashable] = Counter()
-    for spec, ms in _list_latencies(table, architecture):
-        sums[spec.operator, spec.height] += ms  # type: ignore[assignment]
-    return sums
-
-
-def _in_percent(pairs: Callable[[LGCNetArchitecture], Counter[Hashable]]) -> Callable[..., Features]:
+def _in_percent(pairs: Callable[[LGCNetArchitecture], Counter[Hashable]]) -> Describe:
     """Return a function that counts pairs, each in hundredths of the network's latency."""
 
     def describe(table: LatencyTable, architecture: Architecture) -> Features:
@@ -119,9 +110,9 @@ def _count_chains(architecture: LGCNetArchitecture) -> Counter[Hashable]:
     return counts
 
 
-ADDED: dict[str, Callable[[LatencyTable, Architecture], Features]] = {
-    "a factor for each operator": _sum_operators,
-    "a factor for each operator and size": _sum_entries,
+ADDED: dict[str, Describe] = {
+    "a factor for each operator": _sum_by(lambda spec: spec.operator),
+    "a factor for each operator and size": _sum_by(lambda spec: (spec.operator, spec.height)),
     "a term for each pair of operators summed in a node": _in_percent(_count_summands),
     "a term for each pair of operators in sequence": _in_percent(_count_chains),
 }
