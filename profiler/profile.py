@@ -34,7 +34,7 @@ from .machine.environment import fingerprint
 from .machine_match import require_machine, require_versions
 from .network_checks import check_networks
 from .table.worker import SOLE_PROCESS, ProcessShare, Worker
-from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, register_benchmarks
+from .timing.contexts import CARRIERS, CONTEXTS, ISOLATED, PROTOCOL, register_benchmarks
 from .timing.measure import check_protocol, default_statistic
 from .timing.observer import OnProgress, quiet
 from .timing.workloads import NetworkBuilder, network_workload
@@ -316,7 +316,7 @@ def open_or_create(
         raise UsageError(f"unknown context {context!r}; known: {CARRIERS}, {ISOLATED}")
     if not out.exists():
         protocol = {
-            "name": "interleaved-rounds",
+            "name": PROTOCOL,
             "context": context or CARRIERS,
             "statistic": default_statistic(target),
         }

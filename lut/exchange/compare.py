@@ -187,6 +187,7 @@ def list_setup_differences(a: LatencyTable, b: LatencyTable) -> list[str]:
     for name, value_a, value_b in (
         ("device", a.environment.get("device_name"), b.environment.get("device_name")),
         ("versions", _list_versions(a.environment), _list_versions(b.environment)),
+        ("protocol", a.protocol.get("name"), b.protocol.get("name")),
         ("context", a.protocol.get("context"), b.protocol.get("context")),
         ("statistic", a.protocol.get("statistic"), b.protocol.get("statistic")),
     ):

@@ -9,8 +9,9 @@
 
 A carrier is a 1x1 convolution with ReLU that keeps the channels. Runtimes reorder, cast and fuse at a graph's inputs
 and outputs; here these are the carriers'. Subtracting half a baseline per end assumes that a tensor costs as much on
-the way in as on the way out, which matters only where input and output differ. An operator whose output cannot be
-convolved (`argmax`) has no baseline there and keeps half of a run's overhead.
+the way in as on the way out, which matters only where input and output differ. Two operators are at an end of every
+network and have no carrier there: the convolution of the image, and `argmax`, whose output cannot be convolved. Each
+keeps half of a run's overhead.
 
 `isolated` runs the operator alone, back to back: common practice, kept for comparison.
 """
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import UnknownNameError
 from ...lut.table.table import LatencyTable
-from ...models.recipe import Add, ArgMax, Concat
+from ...models.recipe import Add, ArgMax, Concat, Conv, iter_layers
 from ...models.space.operators import get_operator, get_recipe, input_shapes, is_free
 from ...models.space.opspec import OpSpec
 from ...models.space.protocol import Space
@@ -33,10 +34,13 @@ from .workloads import build_folded, operator_workload
 if TYPE_CHECKING:
     from torch import nn
 
+IMAGE_CHANNELS = 3
 COPIES = 3
 """Copies of an operator in its probe, so that it outweighs the subtracted baseline."""
 CARRIERS, ISOLATED = "carriers", "isolated"
 OPERATOR, CARRIER = "operator", "carrier"
+PROTOCOL, EARLIER_PROTOCOL = "interleaved-rounds-2", "interleaved-rounds"
+"""Names of the protocol in tables. In the earlier one, a carrier precedes the convolution of the image."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +53,26 @@ class Term:
     workload: Workload
 
 
-def list_terms(spec: OpSpec, context: str) -> tuple[Term, ...]:
+def list_terms(spec: OpSpec, context: str, protocol: str = PROTOCOL) -> tuple[Term, ...]:
     """Return the terms that add up to the entry of `spec`.
+
+    Args:
+        spec: operator.
+        context: `carriers` or `isolated`.
+        protocol: name of the table's protocol.
 
     Raises:
         UnknownNameError: no such context.
     """
     if context not in CONTEXTS:
         raise UnknownNameError("context", context, CONTEXTS)
-    return CONTEXTS[context](spec)
+    return CONTEXTS[context](spec, protocol)
 
 
 def register_benchmarks(table: LatencyTable, space: Space) -> dict[str, Workload]:
     """Register the benchmarks of all operators of `space` in the table; return their workloads, carriers first."""
-    terms = {str(spec): list_terms(spec, str(table.protocol["context"])) for spec in space.specs() if not is_free(spec)}
+    context, protocol = str(table.protocol["context"]), str(table.protocol.get("name"))
+    terms = {str(spec): list_terms(spec, context, protocol) for spec in space.specs() if not is_free(spec)}
     workloads: dict[str, Workload] = {}
     for kind in (CARRIER, OPERATOR):
         rows: dict[str, list[tuple[str, str, float]]] = {}
@@ -84,13 +94,20 @@ def count_copies(spec: OpSpec) -> int:
     return COPIES if keeps and not isinstance(get_recipe(spec)[0], Add | Concat | ArgMax) else 1
 
 
-def _in_carriers(spec: OpSpec) -> tuple[Term, ...]:
-    copies = count_copies(spec)
+def reads_image(spec: OpSpec) -> bool:
+    """Return whether `spec` is the convolution of a network's input."""
+    return spec.c_in == IMAGE_CHANNELS and isinstance(next(iter_layers(get_recipe(spec))), Conv)
+
+
+def _in_carriers(spec: OpSpec, protocol: str) -> tuple[Term, ...]:
     inputs = input_shapes(spec)
-    ends = [_baseline(inputs[0], len(inputs))]
+    leading = protocol == EARLIER_PROTOCOL or not reads_image(spec)
+    copies = count_copies(spec) if leading else 1
+    ends = [_baseline(inputs[0], len(inputs))] if leading else []
     if not isinstance(get_recipe(spec)[-1], ArgMax):
         ends.append(_baseline((spec.batch, spec.c_out, *output_size(spec)), 1))
-    probe = Workload(f"probe/{spec}/x{copies}", inputs, lambda: _probe(spec, copies))
+    kind = "probe" if leading else "image"
+    probe = Workload(f"{kind}/{spec}/x{copies}", inputs, lambda: _probe(spec, copies, leading))
     terms = [Term(probe.name, OPERATOR, 1 / copies, probe)]
     for end in {end.name: end for end in ends}.values():
         half = sum(other.name == end.name for other in ends) / 2
@@ -98,12 +115,12 @@ def _in_carriers(spec: OpSpec) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-def _alone(spec: OpSpec) -> tuple[Term, ...]:
+def _alone(spec: OpSpec, protocol: str) -> tuple[Term, ...]:
     workload = operator_workload(spec)
     return (Term(workload.name, OPERATOR, 1.0, workload),)
 
 
-CONTEXTS: dict[str, Callable[[OpSpec], tuple[Term, ...]]] = {CARRIERS: _in_carriers, ISOLATED: _alone}
+CONTEXTS: dict[str, Callable[[OpSpec, str], tuple[Term, ...]]] = {CARRIERS: _in_carriers, ISOLATED: _alone}
 """Context -> terms of an operator."""
 
 
@@ -119,7 +136,9 @@ def _baseline(shape: tuple[int, int, int, int], tensors: int) -> Workload:
     return Workload(name, (shape,) * tensors, lambda: _carrier_pairs(shape[1:], tensors))
 
 
-def _probe(spec: OpSpec, copies: int) -> nn.Module:
+def _probe(spec: OpSpec, copies: int, leading: bool) -> nn.Module:
+    from torch import nn
+
     from ...models.nets.layers import build_module
     from .probe import Probe
 
@@ -127,7 +146,7 @@ def _probe(spec: OpSpec, copies: int) -> nn.Module:
     ends = not isinstance(get_recipe(spec)[-1], ArgMax)
     return build_folded(
         lambda: Probe(
-            [build_module(_carrier(inputs[0][1:])) for _ in inputs],
+            [build_module(_carrier(inputs[0][1:])) for _ in inputs] if leading else [nn.Identity()],
             [build_module(spec) for _ in range(copies)],
             build_module(_carrier((spec.c_out, *output_size(spec)))) if ends else None,
         ),

@@ -11,7 +11,7 @@ class Probe(nn.Module):
     """A chain of carriers, copies of an operator, and a carrier.
 
     Args:
-        before: one carrier per input.
+        before: one carrier per input; an identity where the input is an image.
         operators: copies of the operator in sequence; each takes the previous output as its first input.
         behind: carrier of the output; None if the output cannot be convolved.
     """

@@ -11,7 +11,7 @@ from lgc.lut.statistics.measurement import SampleBatch
 from lgc.lut.table.recorder import Recorder
 from lgc.models import OpSpec
 from lgc.models.space.operators import is_free
-from lgc.profiler.timing.contexts import CARRIER, register_benchmarks
+from lgc.profiler.timing.contexts import CARRIER, PROTOCOL, register_benchmarks
 
 ENVIRONMENT = {"device_name": "test machine", "system": "test", "versions": {"onnxruntime": "1.0"}}
 TARGET = Target("cpu", "onnxruntime")
@@ -48,7 +48,7 @@ def carried(tmp_path, mini_space):
         networks=0,
         keep=lambda key: True,
     ):
-        protocol = {"name": "interleaved-rounds", "context": "carriers", "statistic": "minima"}
+        protocol = {"name": PROTOCOL, "context": "carriers", "statistic": "minima"}
         table = LatencyTable.create(tmp_path / name, target, space, protocol, environment)
         register_benchmarks(table, space)
         truth = {benchmark.key: true_ms(benchmark.key) for benchmark in table.benchmarks(CARRIER)}

@@ -17,6 +17,7 @@ from lgc.profiler.backends import Workload
 from lgc.profiler.backends.ort.backend import OnnxRuntimeBackend
 from lgc.profiler.machine.monitor import HardwareSample
 from lgc.profiler.profile import CORE_SHARE, ProfileSettings, calibrate, profile
+from lgc.profiler.timing.contexts import PROTOCOL
 from lgc.profiler.timing.stopping import CPU_NETWORK, CPU_PROBE
 
 from ..spaces import EXAMPLES, list_heads
@@ -55,7 +56,7 @@ class TestRealDevice:
                 assert {visit.session for visit in table.sample_batches(subject.key)} == {1}
             assert [scope for _, _, scope in table.networks()] == ["core", "dense"] * 4
             assert table.environment["versions"]["onnxruntime"]
-            assert table.protocol == {"name": "interleaved-rounds", "context": "carriers", "statistic": "minima"}
+            assert table.protocol == {"name": PROTOCOL, "context": "carriers", "statistic": "minima"}
         (session,) = rows(measured_table, "id, device", "sessions")
         assert session == (1, "cpu")
         assert rows(measured_table, "session, at_unix_s", "health"), "and how the machine was meanwhile"
@@ -100,15 +101,12 @@ class TestTruth:
     """On a device whose true latencies are known."""
 
     def test_entries_between_carriers_exclude_overhead_and_borders(self, device, mini_space, out):
-        """No overhead, no borders, no carriers; half of the noise's range, as of all durations."""
+        """No carriers, and no overhead and borders but at the ends; half of the noise's range, as of all durations."""
         result = profile(mini_space, TARGET, out, networks=0)
         assert (result.measured, result.noisy, result.pending) == (result.entries, 0, 0)
         with LatencyTable.open(out) as table:
             for entry in table.entries():
-                spec = OpSpec.parse(entry.key)
-                wanted = law.true_ms(spec)
-                if spec.operator == "argmax":
-                    wanted += law.OVERHEAD_MS / 2 + law.border_ms((1, 32, 32))
+                wanted = law.exact_ms(OpSpec.parse(entry.key))
                 assert entry.latency_ms == pytest.approx(wanted * 1.005, rel=0.01, abs=3 * entry.ci_ms)
                 assert 0 < entry.ci_ms < 0.02 * wanted + 0.001
 
@@ -121,7 +119,7 @@ class TestTruth:
         assert (result.measured, result.pending, result.failed) == (result.entries, 0, {})
         with LatencyTable.open(out) as table:
             architecture = next(iter(space.spread(1, 0)))
-            wanted = sum(law.true_ms(spec) for spec in architecture.specs("core") if not is_free(spec))
+            wanted = sum(law.exact_ms(spec) for spec in architecture.specs("core") if not is_free(spec))
             assert Predictor(table.space, table, "core").predict(architecture) == pytest.approx(wanted, rel=0.02)
 
     def test_network_of_another_kind_is_refused(self, device, out):
@@ -143,8 +141,7 @@ class TestTruth:
             profile(mini_space, TARGET, path, networks=0, context=context)
             found = latencies(path)
             wanted = truth(path) if context == "carriers" else {k: law.alone_ms(OpSpec.parse(k)) for k in found}
-            close = [found[k] == pytest.approx(factor * wanted[k], rel=0.01) for k in found if "argmax" not in k]
-            assert all(close)
+            assert found == pytest.approx({key: factor * ms for key, ms in wanted.items()}, rel=0.01)
 
     def test_intervals_cover_effects_of_memory_addresses(self, device, mini_space, out):
         """Each load is by some percent faster or slower: intervals are as wide as that, and hold the truth."""
@@ -172,7 +169,7 @@ class TestTruth:
         assert all(abs(ratio - 1) < 0.08 for key, ratio in ratios.items() if "argmax" not in key)
 
     def test_the_correction_is_the_networks_law(self, device, mini_space, out):
-        """Overhead and borders are the intercept, less what argmax brings along; the context is the weight."""
+        """Overhead and borders are the intercept, less those of operators at the ends; the context is the weight."""
         device.noise = 0.0
         result = profile(mini_space, TARGET, out, networks=12)
         borders = law.border_ms((3, 32, 32)) + law.border_ms((1, 32, 32))
@@ -184,9 +181,11 @@ class TestTruth:
             calibrate(table, "affine")  # all forms but one can hold the law: only rounding chooses among them
             for scope in SCOPES:
                 correction = table.correction(scope)
-                surplus = law.CONTEXT * (law.OVERHEAD_MS / 2 + law.border_ms((1, 32, 32))) * (scope == "dense")
+                architecture = next(iter(mini_space.spread(1, 99)))
+                at_ends = sum(law.exact_ms(spec) - law.true_ms(spec) for spec in architecture.specs(scope))
+                wanted = law.OVERHEAD_MS + borders - law.CONTEXT * at_ends
                 assert correction.weights == pytest.approx((law.CONTEXT,), rel=0.01)
-                assert correction.intercept_ms == pytest.approx(law.OVERHEAD_MS + borders - surplus, abs=0.005)
+                assert correction.intercept_ms == pytest.approx(wanted, abs=0.005)
         assert result.verification.mape_pct < 0.1
         assert result.verification.within_5_pct == 100
         assert result.verification.kendall_tau > 0.99

@@ -57,7 +57,7 @@ class TestOperators:
     def test_predictions_sum_the_operators(self, table):
         predictor = Predictor(SLOTS, table)
         for network in predictor.space.spread(8, 0):
-            wanted = sum(law.true_ms(spec) for spec in network.specs() if not is_free(spec))
+            wanted = sum(law.exact_ms(spec) for spec in network.specs() if not is_free(spec))
             assert predictor.predict(network) == pytest.approx(wanted, rel=0.02)
 
     def test_expectation_weighs_the_candidates(self, table):

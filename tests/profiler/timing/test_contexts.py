@@ -15,10 +15,13 @@ from lgc.profiler.timing.contexts import (
     CARRIERS,
     CONTEXTS,
     COPIES,
+    EARLIER_PROTOCOL,
     ISOLATED,
+    PROTOCOL,
     count_copies,
     list_terms,
     output_size,
+    reads_image,
     register_benchmarks,
 )
 
@@ -75,8 +78,7 @@ class TestLaw:
     @pytest.mark.parametrize("preset", PRESETS)
     def test_between_carriers_overhead_borders_and_carriers_cancel(self, preset):
         for spec in specs_of(preset):
-            if spec.operator != "argmax":
-                assert entry_ms(spec, CARRIERS) == pytest.approx(law.true_ms(spec), rel=1e-9), spec
+            assert entry_ms(spec, CARRIERS) == pytest.approx(law.exact_ms(spec), rel=1e-9), spec
 
     @pytest.mark.parametrize("preset", PRESETS)
     def test_isolated_entry_includes_overhead_and_borders(self, preset):
@@ -84,6 +86,21 @@ class TestLaw:
             borders = sum(law.border_ms(shape[1:]) for shape in input_shapes(spec))
             borders += law.border_ms(law.output_shape(spec))
             assert entry_ms(spec, ISOLATED) == pytest.approx(law.true_ms(spec) + law.OVERHEAD_MS + borders), spec
+
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_convolution_of_the_image_includes_half_overhead_and_input_border(self, preset):
+        specs = [spec for spec in specs_of(preset) if spec.c_in == 3]
+        height, width = SearchSpace.load(preset).input
+        assert {(spec.operator, spec.height, spec.width) for spec in specs} == {("conv_3x3", height, width)}
+        for spec in specs:
+            wanted = law.true_ms(spec) + law.OVERHEAD_MS / 2 + law.border_ms((3, height, width))
+            assert entry_ms(spec, CARRIERS) == pytest.approx(wanted)
+
+    def test_image_has_a_carrier_in_the_earlier_protocol(self):
+        probe, *passages = list_terms(PLACES[0], CARRIERS, EARLIER_PROTOCOL)
+        assert probe.key == f"probe/{PLACES[0]}/x1"
+        assert [passage.key for passage in passages] == ["carrier/c3/17x9/x1", "carrier/c8/9x5/x1"]
+        assert sum(isinstance(module, nn.Conv2d) for module in probe.workload.build().modules()) == 3
 
     def test_argmax_includes_half_overhead_and_output_border(self):
         spec = OpSpec("argmax", 3, 1, 9, 8)
@@ -112,6 +129,9 @@ class TestGraphs:
         assert tuple(out.shape) == ((1, height, width) if spec.operator == "argmax" else (1, spec.c_out, height, width))
         assert not module.training
         assert not any(isinstance(child, nn.BatchNorm2d) for child in module.modules())
+        if reads_image(spec):
+            assert [type(carrier) for carrier in module.before] == [nn.Identity]
+            return
         for carrier, shape in zip(module.before, inputs, strict=True):
             assert (carrier.conv.in_channels, carrier.conv.out_channels) == (shape[1], shape[1])
             assert carrier.conv.kernel_size == (1, 1)
@@ -147,7 +167,7 @@ class TestGraphs:
         assert {term.kind for term in passages.values()} == {"carrier"}
         inputs = input_shapes(spec)
         _, channels, height, width = inputs[0]
-        wanted = {f"carrier/c{channels}/{height}x{width}/x{len(inputs)}"}
+        wanted = set() if reads_image(spec) else {f"carrier/c{channels}/{height}x{width}/x{len(inputs)}"}
         if spec.operator != "argmax":
             wanted.add("carrier/c{}/{}x{}/x1".format(*law.output_shape(spec)))
         assert set(passages) == wanted
@@ -192,17 +212,19 @@ def test_an_unknown_context_lists_the_known_ones():
         list_terms(PLACES[0], "alone")
 
 
-@pytest.fixture(params=[CARRIERS, ISOLATED])
+@pytest.fixture(params=[(CARRIERS, PROTOCOL), (CARRIERS, EARLIER_PROTOCOL), (ISOLATED, PROTOCOL)], ids="-".join)
 def registered(request, tmp_path, mini_space):
-    protocol = {"context": request.param, "statistic": "minima"}
+    context, name = request.param
+    protocol = {"name": name, "context": context, "statistic": "minima"}
     with LatencyTable.create(tmp_path / "t.lut", Target("cpu", "torch"), mini_space, protocol, {}) as table:
-        yield table, register_benchmarks(table, mini_space), request.param
+        yield table, register_benchmarks(table, mini_space), protocol
 
 
 def test_registered_table_has_terms_and_benchmarks(registered, mini_space):
-    table, workloads, context = registered
+    table, workloads, protocol = registered
+    name, context = protocol["name"], protocol["context"]
     for spec in mini_space.specs():
-        wanted = {} if is_free(spec) else {term.key: term.coefficient for term in list_terms(spec, context)}
+        wanted = {} if is_free(spec) else {term.key: term.coefficient for term in list_terms(spec, context, name)}
         assert table.components(spec) == wanted
     assert [subject.key for subject in table.benchmarks()] == list(workloads)
     assert {subject.status for subject in table.benchmarks()} == {"pending"}
