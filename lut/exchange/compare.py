@@ -187,13 +187,18 @@ def list_setup_differences(a: LatencyTable, b: LatencyTable) -> list[str]:
     for name, value_a, value_b in (
         ("device", a.environment.get("device_name"), b.environment.get("device_name")),
         ("versions", _list_versions(a.environment), _list_versions(b.environment)),
-        ("protocol", a.protocol.get("name"), b.protocol.get("name")),
-        ("context", a.protocol.get("context"), b.protocol.get("context")),
+        ("context", _describe_context(a.protocol), _describe_context(b.protocol)),
         ("statistic", a.protocol.get("statistic"), b.protocol.get("statistic")),
     ):
         if value_a != value_b:
             differences.append(f"{name} {value_a}, not {value_b}")
     return differences
+
+
+def _describe_context(protocol: Mapping[str, Any]) -> str:
+    """Return the context of operators, with the name of the protocol if entries depend on it."""
+    context = str(protocol.get("context"))
+    return f"{context} of {protocol.get('name')}" if context == "carriers" else context
 
 
 def _list_versions(environment: Mapping[str, Any]) -> str:

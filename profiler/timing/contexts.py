@@ -11,7 +11,7 @@ A carrier is a 1x1 convolution with ReLU that keeps the channels. Runtimes reord
 and outputs; here these are the carriers'. Subtracting half a baseline per end assumes that a tensor costs as much on
 the way in as on the way out, which matters only where input and output differ. Two operators are at an end of every
 network and have no carrier there: the convolution of the image, and `argmax`, whose output cannot be convolved. Each
-keeps half of a run's overhead.
+keeps half of a run's overhead, and what the runtime does with the graph's input or output.
 
 `isolated` runs the operator alone, back to back: common practice, kept for comparison.
 """
@@ -39,8 +39,8 @@ COPIES = 3
 """Copies of an operator in its probe, so that it outweighs the subtracted baseline."""
 CARRIERS, ISOLATED = "carriers", "isolated"
 OPERATOR, CARRIER = "operator", "carrier"
-PROTOCOL, EARLIER_PROTOCOL = "interleaved-rounds-2", "interleaved-rounds"
-"""Names of the protocol in tables. In the earlier one, a carrier precedes the convolution of the image."""
+PROTOCOL = "interleaved-rounds-2"
+"""Name of the protocol in tables. In the earlier one, `interleaved-rounds`, a carrier precedes every operator."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +53,26 @@ class Term:
     workload: Workload
 
 
-def list_terms(spec: OpSpec, context: str, protocol: str = PROTOCOL) -> tuple[Term, ...]:
+def list_terms(spec: OpSpec, context: str, image: tuple[int, int] | None = None) -> tuple[Term, ...]:
     """Return the terms that add up to the entry of `spec`.
 
     Args:
         spec: operator.
         context: `carriers` or `isolated`.
-        protocol: name of the table's protocol.
+        image: height and width of the networks' input, whose convolution has no carrier in front; None if all have one.
 
     Raises:
         UnknownNameError: no such context.
     """
     if context not in CONTEXTS:
         raise UnknownNameError("context", context, CONTEXTS)
-    return CONTEXTS[context](spec, protocol)
+    return CONTEXTS[context](spec, image)
 
 
 def register_benchmarks(table: LatencyTable, space: Space) -> dict[str, Workload]:
     """Register the benchmarks of all operators of `space` in the table; return their workloads, carriers first."""
-    context, protocol = str(table.protocol["context"]), str(table.protocol.get("name"))
-    terms = {str(spec): list_terms(spec, context, protocol) for spec in space.specs() if not is_free(spec)}
+    context, image = str(table.protocol["context"]), space.input if table.protocol.get("name") == PROTOCOL else None
+    terms = {str(spec): list_terms(spec, context, image) for spec in space.specs() if not is_free(spec)}
     workloads: dict[str, Workload] = {}
     for kind in (CARRIER, OPERATOR):
         rows: dict[str, list[tuple[str, str, float]]] = {}
@@ -94,14 +94,15 @@ def count_copies(spec: OpSpec) -> int:
     return COPIES if keeps and not isinstance(get_recipe(spec)[0], Add | Concat | ArgMax) else 1
 
 
-def reads_image(spec: OpSpec) -> bool:
-    """Return whether `spec` is the convolution of a network's input."""
-    return spec.c_in == IMAGE_CHANNELS and isinstance(next(iter_layers(get_recipe(spec))), Conv)
+def _reads_image(spec: OpSpec, image: tuple[int, int] | None) -> bool:
+    """Return whether `spec` is a convolution of three channels of the size `image`."""
+    is_image = spec.c_in == IMAGE_CHANNELS and (spec.height, spec.width) == image
+    return is_image and isinstance(next(iter_layers(get_recipe(spec)), None), Conv)
 
 
-def _in_carriers(spec: OpSpec, protocol: str) -> tuple[Term, ...]:
+def _in_carriers(spec: OpSpec, image: tuple[int, int] | None) -> tuple[Term, ...]:
     inputs = input_shapes(spec)
-    leading = protocol == EARLIER_PROTOCOL or not reads_image(spec)
+    leading = not _reads_image(spec, image)
     copies = count_copies(spec) if leading else 1
     ends = [_baseline(inputs[0], len(inputs))] if leading else []
     if not isinstance(get_recipe(spec)[-1], ArgMax):
@@ -115,12 +116,15 @@ def _in_carriers(spec: OpSpec, protocol: str) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-def _alone(spec: OpSpec, protocol: str) -> tuple[Term, ...]:
+def _alone(spec: OpSpec, image: tuple[int, int] | None) -> tuple[Term, ...]:
     workload = operator_workload(spec)
     return (Term(workload.name, OPERATOR, 1.0, workload),)
 
 
-CONTEXTS: dict[str, Callable[[OpSpec, str], tuple[Term, ...]]] = {CARRIERS: _in_carriers, ISOLATED: _alone}
+CONTEXTS: dict[str, Callable[[OpSpec, tuple[int, int] | None], tuple[Term, ...]]] = {
+    CARRIERS: _in_carriers,
+    ISOLATED: _alone,
+}
 """Context -> terms of an operator."""
 
 

@@ -33,7 +33,6 @@ from lgc.models.nets.state.weights import load_weights
 from lgc.models.space.operators import count_macs, get_operator, input_shapes, is_free
 from lgc.profiler import derivation, profile, verification
 from lgc.profiler.backends import BACKENDS, get_backend
-from lgc.profiler.timing.contexts import reads_image
 from lgc.search.data.synthetic.scenes import generate_scene
 from lgc.search.data.synthetic.writers import write_scenes
 from lgc.search.training.config import TrainConfig
@@ -83,7 +82,7 @@ def true_ms(spec):
 
 def exact_ms(spec):
     """Return the entry of an operator in ms: at an end of networks, with half the overhead and the border there."""
-    if reads_image(spec):
+    if spec.c_in == 3 and spec.operator == "conv_3x3":
         return true_ms(spec) + OVERHEAD_MS / 2 + border_ms(input_shapes(spec)[0][1:])
     if spec.operator == "argmax":
         return true_ms(spec) + OVERHEAD_MS / 2 + border_ms(output_shape(spec))

@@ -10,6 +10,7 @@ from lgc.errors import FileFormatError, MismatchError
 from lgc.lut import LatencyTable, Target
 from lgc.lut.exchange.compare import compare_tables, median_network_ms
 from lgc.models import SearchSpace
+from lgc.profiler.timing.contexts import PROTOCOL
 
 
 def some_entry(table):
@@ -141,6 +142,15 @@ def test_other_devices_and_versions_are_listed(carried):
     assert "precision fp32, not fp16" in differences
     assert "device test machine, not another machine" in differences
     assert "versions onnxruntime 1.0, not onnxruntime 2.0" in differences
+
+
+@pytest.mark.parametrize(("context", "differs"), [("carriers", True), ("isolated", False)])
+def test_protocols_differ_where_entries_depend_on_them(carried, context, differs):
+    """Without carriers, entries are the same in both."""
+    a, b = carried("a.lut"), carried("b.lut")
+    a.protocol, b.protocol = ({"name": name, "context": context} for name in ("interleaved-rounds", PROTOCOL))
+    text = "context carriers of interleaved-rounds, not carriers of interleaved-rounds-2"
+    assert (text in compare_tables(a, b).differences) == differs
 
 
 def test_other_spaces_compare_their_common_entries(carried, micro_space):

@@ -184,7 +184,7 @@ def test_other_heads_are_rejected(carried, headed_space, tmp_path):
 
 
 def test_other_contexts_are_rejected(carried, make_table, mini_space, tmp_path):
-    with pytest.raises(MismatchError, match="context carriers, not isolated"):
+    with pytest.raises(MismatchError, match="context carriers of interleaved-rounds-2, not isolated"):
         merge_tables([carried("a.lut"), make_table(mini_space, "b.lut")], tmp_path / "c.lut", nothing)
 
 

@@ -15,13 +15,11 @@ from lgc.profiler.timing.contexts import (
     CARRIERS,
     CONTEXTS,
     COPIES,
-    EARLIER_PROTOCOL,
     ISOLATED,
     PROTOCOL,
     count_copies,
     list_terms,
     output_size,
-    reads_image,
     register_benchmarks,
 )
 
@@ -63,9 +61,9 @@ def specs_of(name):
     return [spec for spec in SearchSpace.load(name).specs() if not is_free(spec)]
 
 
-def entry_ms(spec, context):
+def entry_ms(spec, context, image=None):
     """What an entry comes out as under the law of the simulated device."""
-    return sum(term.coefficient * law.workload_ms(term.workload) for term in list_terms(spec, context))
+    return sum(term.coefficient * law.workload_ms(term.workload) for term in list_terms(spec, context, image))
 
 
 def test_every_operator_with_latency_is_tested():
@@ -77,8 +75,9 @@ class TestLaw:
 
     @pytest.mark.parametrize("preset", PRESETS)
     def test_between_carriers_overhead_borders_and_carriers_cancel(self, preset):
+        image = SearchSpace.load(preset).input
         for spec in specs_of(preset):
-            assert entry_ms(spec, CARRIERS) == pytest.approx(law.exact_ms(spec), rel=1e-9), spec
+            assert entry_ms(spec, CARRIERS, image) == pytest.approx(law.exact_ms(spec), rel=1e-9), spec
 
     @pytest.mark.parametrize("preset", PRESETS)
     def test_isolated_entry_includes_overhead_and_borders(self, preset):
@@ -90,17 +89,12 @@ class TestLaw:
     @pytest.mark.parametrize("preset", PRESETS)
     def test_convolution_of_the_image_includes_half_overhead_and_input_border(self, preset):
         specs = [spec for spec in specs_of(preset) if spec.c_in == 3]
-        height, width = SearchSpace.load(preset).input
+        height, width = image = SearchSpace.load(preset).input
         assert {(spec.operator, spec.height, spec.width) for spec in specs} == {("conv_3x3", height, width)}
         for spec in specs:
             wanted = law.true_ms(spec) + law.OVERHEAD_MS / 2 + law.border_ms((3, height, width))
-            assert entry_ms(spec, CARRIERS) == pytest.approx(wanted)
-
-    def test_image_has_a_carrier_in_the_earlier_protocol(self):
-        probe, *passages = list_terms(PLACES[0], CARRIERS, EARLIER_PROTOCOL)
-        assert probe.key == f"probe/{PLACES[0]}/x1"
-        assert [passage.key for passage in passages] == ["carrier/c3/17x9/x1", "carrier/c8/9x5/x1"]
-        assert sum(isinstance(module, nn.Conv2d) for module in probe.workload.build().modules()) == 3
+            assert entry_ms(spec, CARRIERS, image) == pytest.approx(wanted)
+            assert entry_ms(spec, CARRIERS) == pytest.approx(law.true_ms(spec)), "the earlier protocol"
 
     def test_argmax_includes_half_overhead_and_output_border(self):
         spec = OpSpec("argmax", 3, 1, 9, 8)
@@ -129,13 +123,31 @@ class TestGraphs:
         assert tuple(out.shape) == ((1, height, width) if spec.operator == "argmax" else (1, spec.c_out, height, width))
         assert not module.training
         assert not any(isinstance(child, nn.BatchNorm2d) for child in module.modules())
-        if reads_image(spec):
-            assert [type(carrier) for carrier in module.before] == [nn.Identity]
-            return
         for carrier, shape in zip(module.before, inputs, strict=True):
             assert (carrier.conv.in_channels, carrier.conv.out_channels) == (shape[1], shape[1])
             assert carrier.conv.kernel_size == (1, 1)
         assert isinstance(module.behind, nn.Identity) == (spec.operator == "argmax")
+
+    def test_convolution_of_the_image_has_no_carrier_in_front(self):
+        probe, passage = list_terms(PLACES[0], CARRIERS, (17, 9))
+        assert (probe.key, passage.key) == (f"image/{PLACES[0]}/x1", "carrier/c8/9x5/x1")
+        module = probe.workload.build()
+        (x,) = (torch.from_numpy(array) for array in generate_inputs(input_shapes(PLACES[0])))
+        torch.testing.assert_close(module(x), module.behind(module.operators[0](x)))
+        assert module.behind.conv.kernel_size == (1, 1)
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            OpSpec("conv_3x3", 3, 3, 9, 5),  # deeper in the network
+            OpSpec("conv_3x3", 4, 8, 17, 9, 2),
+            OpSpec("max_pool_3x3", 3, 3, 17, 9),
+        ],
+        ids=str,
+    )
+    def test_other_operators_have_their_carriers(self, spec):
+        found, wanted = ([term.key for term in list_terms(spec, CARRIERS, image)] for image in ((17, 9), None))
+        assert found == wanted
 
     def test_argmax_of_one_channel_is_not_repeated(self):
         assert count_copies(OpSpec("argmax", 1, 1, 9, 8)) == 1
@@ -167,7 +179,7 @@ class TestGraphs:
         assert {term.kind for term in passages.values()} == {"carrier"}
         inputs = input_shapes(spec)
         _, channels, height, width = inputs[0]
-        wanted = set() if reads_image(spec) else {f"carrier/c{channels}/{height}x{width}/x{len(inputs)}"}
+        wanted = {f"carrier/c{channels}/{height}x{width}/x{len(inputs)}"}
         if spec.operator != "argmax":
             wanted.add("carrier/c{}/{}x{}/x1".format(*law.output_shape(spec)))
         assert set(passages) == wanted
@@ -212,7 +224,7 @@ def test_an_unknown_context_lists_the_known_ones():
         list_terms(PLACES[0], "alone")
 
 
-@pytest.fixture(params=[(CARRIERS, PROTOCOL), (CARRIERS, EARLIER_PROTOCOL), (ISOLATED, PROTOCOL)], ids="-".join)
+@pytest.fixture(params=[(CARRIERS, PROTOCOL), (CARRIERS, "interleaved-rounds"), (ISOLATED, PROTOCOL)], ids="-".join)
 def registered(request, tmp_path, mini_space):
     context, name = request.param
     protocol = {"name": name, "context": context, "statistic": "minima"}
@@ -222,9 +234,9 @@ def registered(request, tmp_path, mini_space):
 
 def test_registered_table_has_terms_and_benchmarks(registered, mini_space):
     table, workloads, protocol = registered
-    name, context = protocol["name"], protocol["context"]
+    context, image = protocol["context"], mini_space.input if protocol["name"] == PROTOCOL else None
     for spec in mini_space.specs():
-        wanted = {} if is_free(spec) else {term.key: term.coefficient for term in list_terms(spec, context, name)}
+        wanted = {} if is_free(spec) else {term.key: term.coefficient for term in list_terms(spec, context, image)}
         assert table.components(spec) == wanted
     assert [subject.key for subject in table.benchmarks()] == list(workloads)
     assert {subject.status for subject in table.benchmarks()} == {"pending"}
