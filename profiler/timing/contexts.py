@@ -18,7 +18,7 @@ keeps half of a run's overhead, and what the runtime does with the graph's input
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,8 +71,9 @@ def list_terms(spec: OpSpec, context: str, image: tuple[int, int] | None = None)
 
 def register_benchmarks(table: LatencyTable, space: Space) -> dict[str, Workload]:
     """Register the benchmarks of all operators of `space` in the table; return their workloads, carriers first."""
-    context, image = str(table.protocol["context"]), space.input if table.protocol.get("name") == PROTOCOL else None
-    terms = {str(spec): list_terms(spec, context, image) for spec in space.specs() if not is_free(spec)}
+    specs = [spec for spec in space.specs() if not is_free(spec)]
+    image = find_image(specs) if table.protocol.get("name") == PROTOCOL else None
+    terms = {str(spec): list_terms(spec, str(table.protocol["context"]), image) for spec in specs}
     workloads: dict[str, Workload] = {}
     for kind in (CARRIER, OPERATOR):
         rows: dict[str, list[tuple[str, str, float]]] = {}
@@ -92,6 +93,11 @@ def count_copies(spec: OpSpec) -> int:
     """
     keeps = spec.stride == 1 and spec.c_in == spec.c_out
     return COPIES if keeps and not isinstance(get_recipe(spec)[0], Add | Concat | ArgMax) else 1
+
+
+def find_image(specs: Iterable[OpSpec]) -> tuple[int, int] | None:
+    """Return height and width of the largest map of three channels that operators read; None without any."""
+    return max(((spec.height, spec.width) for spec in specs if spec.c_in == IMAGE_CHANNELS), default=None)
 
 
 def _reads_image(spec: OpSpec, image: tuple[int, int] | None) -> bool:
