@@ -148,7 +148,7 @@ def search(
     config = SearchRunConfig(**{"steps": 1, **settings})
     share_cores()
     load_operators(plugin)
-    predictors, warnings = _open_predictors(lut, space, data, config.scope, out)
+    predictors, warnings = _open_predictors(lut, space, data, config.scope, out, bool(config.targets_ms))
     targets_ms, conversions = _convert_frame_rates(config.targets_fps, predictors)
     from ..search.engine import default_search_steps, list_inactive_targets  # imports torch, as do the next
     from ..search.results import FrontResult, SeedsResult
@@ -246,9 +246,12 @@ def _print_all(warnings: list[str]) -> None:
 
 
 def _open_predictors(
-    paths: Sequence[Path], space: str | None, data: Path, scope: str, out: Path
+    paths: Sequence[Path], space: str | None, data: Path, scope: str, out: Path, aims: bool
 ) -> tuple[list[Predictor], list[str]]:
-    """Return the predictors of tables for the classes of a dataset, and warnings about the tables."""
+    """Return the predictors of tables for the classes of a dataset, and warnings about the tables.
+
+    `aims` is True with a target, which a wide interval may miss.
+    """
     from ..lut.table.spaces import load_space
     from ..lut.table.table import LatencyTable
     from ..models.space.protocol import SearchSpace
@@ -259,7 +262,7 @@ def _open_predictors(
         classes = announce_dataset(data, "train").num_classes
         matching = [_match_classes(table, requested, data, classes, out.parent) for table in tables]
     spaced = None if requested is None else requested.with_classes(classes)
-    predictors, remarks = zip(*(_open_predictor(path, spaced, scope) for path in matching), strict=True)
+    predictors, remarks = zip(*(_open_predictor(path, spaced, scope, aims) for path in matching), strict=True)
     return list(predictors), [remark for remark in remarks if remark is not None]
 
 
@@ -327,7 +330,7 @@ def _describe_derived(source: LatencyTable, path: Path, result: ProfileResult) -
     return f"{line}; mean prediction error {report.mape_pct:.1f} % on {report.networks} networks of these classes"
 
 
-def _open_predictor(path: Path, space: SearchSpace | None, scope: str) -> tuple[Predictor, str | None]:
+def _open_predictor(path: Path, space: SearchSpace | None, scope: str, aims: bool) -> tuple[Predictor, str | None]:
     """Return the predictor of a table, and a warning if the table is unverified or inaccurate."""
     from ..lut.predictor import Predictor
     from ..lut.table.table import LatencyTable
@@ -340,7 +343,7 @@ def _open_predictor(path: Path, space: SearchSpace | None, scope: str) -> tuple[
             f"warning: {path} is not verified on whole networks, so the error of its predictions is unknown"
         )
     remark = warn_of_error(path, verification["mape_pct"]) if verification else None
-    return predictor, remark or _warn_of_interval(predictor)
+    return predictor, remark or (_warn_of_interval(predictor) if aims else None)
 
 
 def _warn_of_interval(predictor: Predictor) -> str | None:

@@ -301,7 +301,8 @@ def choose_targets(settings: ExportSettings, table: LatencyTable | None) -> list
                 targets.append(Target(check_device(device), backend, precision, threads))
             except DeviceError as error:
                 assert table is not None  # a requested device is checked already, and the default is the CPU
-                hint = f"(the device of {table.path}); choose another with --device, e.g. --device cpu"
+                without = ", and leave out --lut" if settings.table is not None else ""
+                hint = f"(the device of {table.path}); choose another with --device, e.g. --device cpu{without}"
                 raise DeviceError(f"{error} {hint}") from error
     for target in targets:
         require_backend(target)
@@ -348,8 +349,8 @@ def check_table_target(table: LatencyTable, targets: Sequence[Target]) -> None:
     """
     if targets and table.target not in targets:
         raise MismatchError(
-            f"{table.path} was measured on another target: {'; '.join(table.target.differences(targets[0]))}. Make a "
-            f"matching table: {table.profile_command(targets[0], Path('T.lut'))}"
+            f"{table.path} was measured on another target: {'; '.join(table.target.differences(targets[0]))}. Leave "
+            f"out --lut, or make a matching table: {table.profile_command(targets[0], Path('T.lut'))}"
         )
 
 

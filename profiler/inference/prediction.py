@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import DataError, FileFormatError, MeasurementError, UsageError
-from ...files import hash_file
+from ...files import format_error, hash_file, is_lfs_pointer
 from ...models.images import RGBImage
 from ...models.nets.definition import WEIGHTS_FILE, read_record
 from ...models.onnx.signature import DIGEST_KEY, PARITY_KEY, WEIGHTS_KEY
@@ -129,7 +129,7 @@ def find_exported_file(source: Path, log: Log = print) -> Path:
     Raises:
         UsageError: the run folder has no exported file, or none of its weights, e.g. as it was trained afterwards, or
             as its outputs differ from torch's.
-        FileFormatError: all exported files are damaged.
+        FileFormatError: all exported files are damaged, or the weights are a Git LFS pointer.
     """
     if not source.is_dir():
         return source
@@ -142,6 +142,8 @@ def find_exported_file(source: Path, log: Log = print) -> Path:
     weights = source / WEIGHTS_FILE
     if not weights.exists():
         return candidates[0]
+    if is_lfs_pointer(weights):
+        raise format_error(weights, "weights")
     digest = hash_file(weights)
     stale: list[str] = []
     damaged: list[FileFormatError] = []

@@ -428,14 +428,16 @@ def test_inaccurate_table_gives_a_warning(call, lut, data, tmp_path):
     assert "warning" not in refused.err
 
 
-@pytest.mark.parametrize(("error_pct", "warned"), [(9.0, True), (0.5, False)])
-def test_wide_prediction_interval_gives_a_warning(call, lut, data, tmp_path, error_pct, warned):
+@pytest.mark.parametrize(("error_pct", "target", "warned"), [(9.0, 1000, True), (0.5, 1000, False), (9.0, None, False)])
+def test_wide_prediction_interval_gives_a_warning_on_the_target(call, lut, data, tmp_path, error_pct, target, warned):
     wide = copy(lut, tmp_path / "wide.lut")
     with LatencyTable.open(wide) as table:
         calibration = table.metadata("calibration")
         table.set_metadata("calibration", {"dense": {**calibration["dense"], "error_pct": error_pct, "networks": 9}})
         half_pct = table.correction("dense").half_width_pct()
-    done = call("lgc-search", "--lut", wide, "--data", data, *SHORT, "--out", tmp_path / "run")
+    aim = () if target is None else ("--target-ms", target)
+    done = call("lgc-search", "--lut", wide, "--data", data, *SHORT, *aim, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
     warning = f"warning: {wide} predicts with a 90 % interval of ± {half_pct:.0f} %, so the network may miss its target"
     assert (warning in done.err) == warned
 

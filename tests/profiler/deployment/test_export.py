@@ -163,7 +163,7 @@ def test_table_must_match_one_target(measured_table):
     with LatencyTable.open(measured_table) as table:
         check_table_target(table, [torch, ORT])
         check_table_target(table, [])
-        with pytest.raises(MismatchError, match="backend onnxruntime, not torch"):
+        with pytest.raises(MismatchError, match=r"backend onnxruntime, not torch\. Leave out --lut, or make"):
             check_table_target(table, [torch])
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from lgc.errors import FileFormatError, UsageError
-from lgc.files import hash_file
+from lgc.files import LFS_HEADER, hash_file
 from lgc.models.nets.definition import WEIGHTS_FILE
 from lgc.models.onnx.export import replace_metadata
 from lgc.models.onnx.model import OnnxModel
@@ -80,6 +80,13 @@ def test_only_metadata_is_read_once(run_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "load_model_from_string", lambda data: decoded.append(data) or read(data))
     assert find_exported_file(tmp_path, [].append) == newest
     assert (len(hashes), len(decoded)) == (1, 2)
+
+
+def test_weights_that_are_a_pointer_are_named(run_folder, tmp_path):
+    run_folder("good")
+    (tmp_path / WEIGHTS_FILE).write_bytes(LFS_HEADER + b"v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(FileFormatError, match=rf"{WEIGHTS_FILE}: it is a Git LFS pointer: run `git lfs pull`"):
+        find_exported_file(tmp_path)
 
 
 def test_damaged_file_is_skipped_with_a_line(run_folder, tmp_path):
