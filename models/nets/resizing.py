@@ -126,8 +126,8 @@ def relocate_logits(
     for axis, (read, written) in enumerate(
         zip(locate_features(image, source, geometry), locate_features(image, size, target_geometry), strict=True)
     ):
-        pixels = (torch.arange(size[axis], dtype=torch.float64, device=logits.device) - written.offset) / written.scale
+        pixels = (torch.arange(size[axis], device=logits.device) - written.offset) / written.scale
         positions = (read.scale * pixels + read.offset).clamp(0, source[axis] - 1)
         distances = positions[:, None] - torch.arange(source[axis], device=logits.device)
-        matrices.append((1 - distances.abs()).clamp(min=0).float())
+        matrices.append((1 - distances.abs()).clamp(min=0))
     return matrices[0] @ logits @ matrices[1].T

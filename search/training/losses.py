@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ...errors import DataError
 from ...models.geometry import Geometry
-from ...models.nets.resizing import relocate_logits, upsample_logits
+from ...models.nets.resizing import upsample_logits
 from ..data.datasets import SegmentationDataset
 from ..data.labels import IGNORE
 from ..runtime.fabric import average_count
@@ -26,8 +26,6 @@ OHEM_THRESHOLD = 0.7
 """Probability of the true class below which a pixel is hard."""
 OHEM_MIN_SHARE = 1 / 16
 """Minimum share of the labelled pixels that are kept, even if they are easy."""
-MAX_PRODUCT_ROWS = 48
-"""Rows of logits up to which a CPU upsamples by products of matrices, forward and backward, faster than by torch."""
 MAX_COUNTED_IMAGES = 500
 """Maximum number of images whose labels are counted for class weights."""
 
@@ -150,9 +148,5 @@ def compute_class_weights(dataset: SegmentationDataset) -> Tensor:
 
 def pixel_losses(logits: Tensor, labels: Tensor, geometry: Geometry = Geometry.HALF_PIXEL) -> Tensor:
     """Return the cross-entropy of each pixel, float32 [N, H, W], 0 if ignored; logits [N, C, h, w] are upsampled."""
-    logits, size = logits.float(), (int(labels.shape[-2]), int(labels.shape[-1]))
-    if logits.device.type == "cpu" and logits.shape[-2] <= MAX_PRODUCT_ROWS:
-        full = relocate_logits(logits, geometry, size, labels, Geometry.STRIDED)
-    else:
-        full = upsample_logits(logits, size, geometry)
+    full = upsample_logits(logits.float(), (labels.shape[-2], labels.shape[-1]), geometry)
     return F.cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="none")

@@ -8,8 +8,6 @@ from PIL import ExifTags, Image
 from torch.nn import functional as F
 
 from lgc.errors import DataError
-from lgc.models.geometry import Geometry
-from lgc.models.nets.resizing import upsample_logits
 from lgc.search.data.cache.store import FileStore
 from lgc.search.data.datasets import load_dataset
 from lgc.search.data.synthetic.writers import write_scenes
@@ -114,25 +112,6 @@ def test_nan_reaches_the_loss(compute_loss):
     logits, labels = build_logits([0.2] * 16)
     logits[0, 0, 0, 3] = float("nan")
     assert math.isnan(compute_loss(logits, labels).item())
-
-
-@pytest.mark.parametrize("geometry", Geometry)
-@pytest.mark.parametrize("rows", [losses.MAX_PRODUCT_ROWS, losses.MAX_PRODUCT_ROWS + 1])
-def test_losses_are_those_of_upsampled_logits(geometry, rows):
-    torch.manual_seed(0)
-    size = (4 * rows - 1, 30)
-    logits = torch.randn(2, 3, rows, 8, requires_grad=True)
-    labels = torch.randint(0, 3, (2, *size))
-    labels[0, :5] = 255
-    full = upsample_logits(logits.double(), size, geometry)
-    expected = F.cross_entropy(full, labels, ignore_index=255, reduction="none").float()
-    found = losses.pixel_losses(logits, labels, geometry)
-    weights = torch.rand_like(expected)
-    gradients = [torch.autograd.grad((values * weights).sum(), logits)[0] for values in (found, expected)]
-    if rows > losses.MAX_PRODUCT_ROWS:  # torch rounds positions to float32
-        torch.testing.assert_close((found, gradients[0]), (expected, gradients[1]), rtol=1e-3, atol=1e-4)
-    else:
-        torch.testing.assert_close((found, gradients[0]), (expected, gradients[1]))
 
 
 @pytest.mark.parametrize("compute_loss", [upsampled_loss, ohem_loss])
