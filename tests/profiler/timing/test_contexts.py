@@ -76,10 +76,10 @@ class TestLaw:
 
     @pytest.mark.parametrize("preset", PRESETS)
     def test_between_carriers_overhead_borders_and_carriers_cancel(self, preset):
-        for spec in specs_of(preset):
-            assert entry_ms(spec, CARRIERS, find_image(specs_of(preset))) == pytest.approx(
-                law.exact_ms(spec), rel=1e-9
-            ), spec
+        specs = specs_of(preset)
+        image = find_image(specs)
+        for spec in specs:
+            assert entry_ms(spec, CARRIERS, image) == pytest.approx(law.exact_ms(spec), rel=1e-9), spec
 
     @pytest.mark.parametrize("preset", PRESETS)
     def test_isolated_entry_includes_overhead_and_borders(self, preset):
